@@ -1,0 +1,124 @@
+"""fastalex-train: train a network; without options, the built-in demo."""
+
+import argparse
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from fastalex.data import demo_dataset, open_dataset
+from fastalex.data.shards import Dataset
+from fastalex.errors import UsageError
+from fastalex.figures.curves import draw_curves
+from fastalex.train import TrainConfig, read_config, recipe, train
+from fastalex.train.config import flag
+from fastalex.train.device import pick_device
+
+FIXED_AT_START = (
+    "recipe", "variant", "width", "init", "init_from", "input_std", "batch_size", "seed"
+)  # fmt: skip
+"""What a resumed run cannot change: its network, and the order of its images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Train AlexNet. Without options: the built-in demo, a few minutes on a CPU.
+
+    --recipe sets the defaults of the other options (shown here for the demo), and options override
+    them. What is in force is written to config.json in the run directory, with log.jsonl, the last
+    checkpoint (last.pt), the weights (model.safetensors), TensorBoard events and curves.png.
+    """
+
+    train: tyro.conf.OmitArgPrefixes[TrainConfig]
+    out: Path | None = None
+    """Run directory to make; left out: runs/RECIPE-DATE-TIME."""
+    resume: Path | None = None
+    """Run directory to go on with, under its own config.json; options given here override it."""
+
+
+def main(argv: list[str]) -> None:
+    options = _parse(argv)
+    config = options.train
+    config.check()
+    device = pick_device(config.device, config.gpus)
+    if options.resume is not None and options.out is not None:
+        raise UsageError("--out and --resume exclude each other: a resumed run stays where it is")
+    run = options.resume or options.out or _fresh_run(config)
+    dataset = demo_dataset() if config.data is None else open_dataset(config.data)
+    _announce(config, dataset, run, device)
+    metrics = train(config, dataset, run, resume=options.resume is not None)
+    draw_curves(run)
+    right = 1 - metrics.top1_error
+    print(
+        f"done: {right:.2%} of {metrics.images} validation images right, "
+        f"top-5 {1 - metrics.top5_error:.2%}\n"
+        f"run directory: {run} (curves.png, log.jsonl, model.safetensors)\n"
+        f"next:  fastalex-evaluate {run} --ten-crop\n"
+        f"       fastalex-train --data FOLDER_OF_CLASS_FOLDERS --recipe modern"
+    )
+
+
+def _parse(argv: list[str]) -> Options:
+    """Two readings: the first finds what sets the defaults, the second takes every option."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--recipe", default="demo")
+    first.add_argument("--resume", type=Path)
+    first.add_argument("--device", default="auto")
+    try:
+        known, _ = first.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from error
+    if known.resume is not None:
+        started = read_config(known.resume)
+    else:
+        on_gpu = known.device != "cpu" and torch.cuda.is_available()
+        started = recipe(known.recipe, "cuda" if on_gpu else "cpu")
+    options = tyro.cli(Options, prog="fastalex-train", args=argv, default=Options(train=started))
+    if known.resume is not None:
+        for name in FIXED_AT_START:
+            before, now = getattr(started, name), getattr(options.train, name)
+            if now != before:
+                raise UsageError(
+                    f"{flag(name)} {now}: {known.resume} was started with {before}; "
+                    "leave it out, or start a new run"
+                )
+    return dataclasses.replace(options, train=_with_full_paths(options.train))
+
+
+def _with_full_paths(config: TrainConfig) -> TrainConfig:
+    """The config as another working directory would need it."""
+    paths = {n: getattr(config, n) for n in ("data", "init_from")}
+    return dataclasses.replace(
+        config, **{n: p and p.expanduser().resolve() for n, p in paths.items()}
+    )
+
+
+def _fresh_run(config: TrainConfig) -> Path:
+    stem = Path("runs") / f"{config.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+    tries = (stem if n == 1 else stem.with_name(f"{stem.name}-{n}") for n in range(1, 1000))
+    return next(path for path in tries if not path.exists())
+
+
+def _announce(config: TrainConfig, dataset: Dataset, run: Path, device: torch.device) -> None:
+    where = torch.cuda.get_device_name() if device.type == "cuda" else (
+        f"the CPU ({torch.get_num_threads()} threads)"
+    )  # fmt: skip
+    network = f"variant {config.variant}" + (
+        f" at {config.width:g} of its width" if config.width != 1 else ""
+    )
+    start = f", {config.init} initialisation" if config.init else ""
+    compiled = "compiled" if config.compile else "not compiled"
+    print(f"{config.recipe}: {network}{start}, {config.precision}, {compiled}, on {where}")
+    if config.recipe == "demo":
+        print(
+            "the demo starts from He's initialisation, since the paper's does not leave chance level "
+            "within minutes" + (", and without a GPU from a narrower network" * (config.width != 1))
+        )
+    print(
+        f"data: {dataset.root}, {len(dataset.train)} training and {len(dataset.val)} validation "
+        f"images in {len(dataset.classes)} classes"
+    )
+    print(f"run directory: {run}", flush=True)

@@ -1,0 +1,1 @@
+"""Pictures made from what a run has written."""

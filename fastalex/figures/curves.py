@@ -1,0 +1,70 @@
+"""curves.png: a run's loss by step and its validation errors by pass, from its log.jsonl."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#1f6fb4", "#d9701e", "#9aa5b1"
+
+
+def draw_curves(run: Path) -> Path:
+    """Draw `run`/log.jsonl into `run`/curves.png, 1600 x 640 pixels; returns its path."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    training = [line for line in lines if "loss" in line]
+    validation = [line for line in lines if "val_loss" in line]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_loss(left, training, validation)
+    _draw_error(right, validation)
+    figure.suptitle(run.name, fontsize=11)
+    path = run / "curves.png"
+    figure.savefig(path, dpi=160)
+    return path
+
+
+def _draw_loss(
+    axes: Axes, training: list[dict[str, Any]], validation: list[dict[str, Any]]
+) -> None:
+    x, y = [line["epoch"] for line in training], [line["loss"] for line in training]
+    axes.plot(x, y, color=GREY, linewidth=0.6, label="training, each step")
+    axes.plot(x, _smooth(y), color=BLUE, linewidth=1.6, label="training, running mean")
+    axes.plot(
+        [line["epoch"] for line in validation],
+        [line["val_loss"] for line in validation],
+        color=ORANGE, marker="o", markersize=3.5, linewidth=1.6, label="validation",
+    )  # fmt: skip
+    axes.set(xlabel="passes over the training set", ylabel="cross-entropy (nats)", ylim=(0, None))
+    _finish(axes)
+
+
+def _draw_error(axes: Axes, validation: list[dict[str, Any]]) -> None:
+    x = [line["epoch"] for line in validation]
+    for key, label, color in (("top1_error", "top-1", BLUE), ("top5_error", "top-5", ORANGE)):
+        y = [100 * line[key] for line in validation]
+        axes.plot(x, y, color=color, marker="o", markersize=3.5, linewidth=1.6, label=label)
+        if y:
+            axes.annotate(
+                f"{y[-1]:.1f}", (x[-1], y[-1]), xytext=(5, 3), textcoords="offset points",
+                color=color, fontsize=9,
+            )  # fmt: skip
+    axes.set(xlabel="passes over the training set", ylabel="validation error (%)", ylim=(0, None))
+    _finish(axes)
+
+
+def _finish(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.set_xlim(0, None)
+    axes.legend(frameon=False, fontsize=9)
+
+
+def _smooth(values: list[float], keep: float = 0.95) -> list[float]:
+    """Exponential running mean, without the bias of its start."""
+    mean, weight, smoothed = 0.0, 0.0, []
+    for value in values:
+        mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
+        smoothed.append(mean / weight)
+    return smoothed

@@ -1,0 +1,21 @@
+"""Training and evaluation: recipes, schedule, optimizer, checkpoints, the loop.
+
+`fastalex.commands` calls `train` and `evaluate_run`; a script may, too.
+"""
+
+from fastalex.train.config import TrainConfig, read_config
+from fastalex.train.evaluate import Metrics, evaluate, evaluate_run
+from fastalex.train.optimizer import MomentumSGD
+from fastalex.train.recipes import recipe
+from fastalex.train.trainer import train
+
+__all__ = [
+    "Metrics",
+    "MomentumSGD",
+    "TrainConfig",
+    "evaluate",
+    "evaluate_run",
+    "read_config",
+    "recipe",
+    "train",
+]

@@ -1,0 +1,152 @@
+"""Every setting of a training run, in one dataclass: its fields are the flags of `fastalex-train`.
+
+`recipes.py` gives the defaults; what is in force is written to the run's `config.json`, from which
+`--resume` reads it back.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import fastalex
+from fastalex.errors import RunError, UsageError
+from fastalex.train.checkpoint import write_whole
+
+Precision = Literal["bf16", "fp16", "fp32"]
+ScheduleName = Literal["constant", "plateau", "step", "cosine", "original"]
+RecipeName = Literal["demo", "paper", "original", "caffe", "modern"]
+VariantName = Literal[
+    "paper", "original", "caffe", "caffenet", "torchvision", "single", "batchnorm"
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """The defaults here are the paper's recipe."""
+
+    recipe: RecipeName = "paper"
+    """Sets the defaults of all that follows: demo (the built-in digits), paper (as printed),
+    original (as run in 2012), caffe (bvlc_alexnet's solver), modern (batch norm, large batch)."""
+    data: Path | None = None
+    """Prepared dataset (fastalex-prepare) or folder of images; left out: the built-in digits."""
+    variant: VariantName = "paper"
+    """Network."""
+    width: float = 1.0
+    """Share of the network's channels and units to keep."""
+    init: str | None = None
+    """Initialisation: a variant's name, or he; left out: the variant's own."""
+    dropout: float = 0.5
+    """Probability of dropping a unit of fc6 and fc7."""
+    input_std: float | None = None
+    """Divides the mean-free pixels (0..255); left out: the variant's own."""
+    gpus: int = 1
+    """GPUs to train on; 1 also stands for the CPU where there is no GPU."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: the GPU when there is one."""
+    batch_size: int = 128
+    """Images per step over all GPUs."""
+    epochs: int = 90
+    """Passes over the training set."""
+    steps: int | None = None
+    """Stop after so many steps in all; left out: after --epochs."""
+    lr: float = 0.01
+    """Learning rate at the start (cosine: at its peak)."""
+    schedule: ScheduleName = "plateau"
+    """How the rate falls: constant; plateau (/ 10 when validation error stops improving); step (/ 10
+    every --step-epochs); cosine; original (the phases of 2012, --lr scales them)."""
+    patience: int = 3
+    """plateau: passes without a better validation error before the rate drops."""
+    lr_floor: float = 1e-5
+    """plateau: the rate never drops below."""
+    step_epochs: float = 20.0
+    """step: passes between drops."""
+    warmup_epochs: float = 0.0
+    """cosine: passes of linear warm-up."""
+    momentum: float = 0.9
+    """Share of the velocity kept at each step."""
+    weight_decay: float = 5e-4
+    """L2 decay of the weights."""
+    bias_lr_scale: float = 1.0
+    """Rate of the biases, as a multiple of the weights'."""
+    bias_decay: bool = True
+    """Decay the biases (and batch norm's parameters) like the weights."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes."""
+    lighting: float = 0.1
+    """Standard deviation of the PCA colour noise; 0: none."""
+    lighting_shrink: bool = False
+    """Divide image and noise by 1 + lighting in training, as the 2012 code does."""
+    flip: bool = True
+    """Mirror half of the training images."""
+    seed: int = 0
+    """Of the weights, the order, the crops, flips and noise, and dropout."""
+    precision: Precision = "bf16"
+    """Arithmetic of the network; weights and optimizer stay in fp32."""
+    compile: bool = True
+    """torch.compile the training step."""
+    init_from: Path | None = None
+    """Start from these weights: a run directory or a .safetensors file of the same variant. A last
+    layer for another number of classes is left as initialised."""
+    skip_bad: int = 0
+    """Undecodable training images to tolerate before the run stops."""
+    log_every: int = 10
+    """Steps between fetches of the losses from the device; every step is logged."""
+
+    def check(self) -> None:
+        """Raise UsageError for the first value that no run can have."""
+        at_least = {
+            "batch_size": 1, "epochs": 1, "log_every": 1, "gpus": 1, "patience": 1, "seed": 0,
+            "skip_bad": 0, "lighting": 0, "lr_floor": 0, "weight_decay": 0, "warmup_epochs": 0,
+            "bias_lr_scale": 0,
+        }  # fmt: skip
+        for name, least in at_least.items():
+            if not getattr(self, name) >= least:
+                raise UsageError(
+                    f"{flag(name)} must be at least {least}, got {getattr(self, name)}"
+                )
+        for name in ("width", "step_epochs", "input_std", "steps", "lr"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{flag(name)} must be greater than 0, got {value}")
+        for name in ("dropout", "momentum", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{flag(name)} must be in [0, 1), got {getattr(self, name)}")
+
+    def to_json(self) -> dict[str, Any]:
+        values = dataclasses.asdict(self)
+        return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+
+
+def flag(name: str) -> str:
+    """The command-line name of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def write_config(config: TrainConfig, run: Path) -> None:
+    """Write the config in force, and the versions that it runs under, as the run's config.json."""
+    versions = {"fastalex": fastalex.__version__, "torch": torch.__version__}
+    text = json.dumps({"train": config.to_json(), "versions": versions}, indent=2) + "\n"
+    write_whole(run / "config.json", lambda path: path.write_text(text))
+
+
+def read_config(run: Path) -> TrainConfig:
+    """The config.json of a run directory.
+
+    Raises:
+        UsageError: `run` is no run directory.
+        RunError: its config.json cannot be read.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        raise UsageError(f"{run} is not a run directory: it has no config.json")
+    try:
+        values = json.loads(path.read_text())["train"]
+        for name in ("data", "init_from"):
+            values[name] = Path(values[name]) if values[name] is not None else None
+        return TrainConfig(**values)
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{path} cannot be read as a fastalex config: {error}") from error
