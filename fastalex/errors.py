@@ -1,13 +1,20 @@
 """The errors a person meets, and what a command makes of them.
 
-`UsageError`: the request is wrong (exit 2). `RunError`: the request was right and the run failed
-(exit 1). Anyone may raise them; only `fastalex.commands` turns them into a line and an exit code.
+Anyone may raise them; only `fastalex.commands` turns them into one line and an exit code.
 """
 
 
 class UsageError(ValueError):
-    """The caller asked for something that cannot be: names what came and what to do."""
+    """The request cannot be met: says what came and what to do. Exit 2."""
 
 
 class RunError(RuntimeError):
-    """A sound request failed on the way: names what broke and what is left."""
+    """A sound request failed on the way: says what broke and what is left. Exit 1."""
+
+
+class Stopped(Exception):
+    """A signal ended a run that saved its state first: says how to go on. Exit 128 + signal."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fastalex.commands.options import parse
 from fastalex.data import demo_dataset, open_dataset
 from fastalex.train import evaluate_run, read_config
 from fastalex.train.config import Precision
@@ -31,7 +32,7 @@ class Options:
 
 
 def main(argv: list[str]) -> None:
-    options = tyro.cli(Options, prog="fastalex-evaluate", args=argv)
+    options = parse(Options, "fastalex-evaluate", argv)
     data = options.data or read_config(options.run).data
     dataset = open_dataset(data) if data is not None else demo_dataset()
     metrics = evaluate_run(

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import tyro
 
+from fastalex.commands.options import parse
 from fastalex.data import demo_dataset, open_dataset
 from fastalex.data.shards import Dataset
 from fastalex.errors import UsageError
@@ -16,6 +17,7 @@ from fastalex.figures.curves import draw_curves
 from fastalex.train import TrainConfig, read_config, recipe, train
 from fastalex.train.config import flag
 from fastalex.train.device import pick_device
+from fastalex.train.recipes import RECIPES
 
 FIXED_AT_START = (
     "recipe", "variant", "width", "init", "init_from", "input_std", "batch_size", "seed"
@@ -75,8 +77,9 @@ def _parse(argv: list[str]) -> Options:
         started = read_config(known.resume)
     else:
         on_gpu = known.device != "cpu" and torch.cuda.is_available()
-        started = recipe(known.recipe, "cuda" if on_gpu else "cpu")
-    options = tyro.cli(Options, prog="fastalex-train", args=argv, default=Options(train=started))
+        name = known.recipe if known.recipe in RECIPES else "demo"  # parse() refuses others
+        started = recipe(name, "cuda" if on_gpu else "cpu")
+    options = parse(Options, "fastalex-train", argv, Options(train=started))
     if known.resume is not None:
         for name in FIXED_AT_START:
             before, now = getattr(started, name), getattr(options.train, name)
@@ -114,8 +117,9 @@ def _announce(config: TrainConfig, dataset: Dataset, run: Path, device: torch.de
     print(f"{config.recipe}: {network}{start}, {config.precision}, {compiled}, on {where}")
     if config.recipe == "demo":
         print(
-            "the demo starts from He's initialisation, since the paper's does not leave chance level "
-            "within minutes" + (", and without a GPU from a narrower network" * (config.width != 1))
+            "the demo starts from He's initialisation, since the paper's does not leave chance "
+            "level within minutes"
+            + (", and without a GPU from a narrower network" * (config.width != 1))
         )
     print(
         f"data: {dataset.root}, {len(dataset.train)} training and {len(dataset.val)} validation "

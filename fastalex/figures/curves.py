@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+Line = dict[str, Any]
 BLUE, ORANGE, GREY = "#1f6fb4", "#d9701e", "#9aa5b1"
 
 
@@ -40,7 +41,7 @@ def _draw_loss(
     _finish(axes)
 
 
-def _draw_error(axes: Axes, validation: list[dict[str, Any]]) -> None:
+def _draw_error(axes: Axes, validation: list[Line]) -> None:
     x = [line["epoch"] for line in validation]
     for key, label, color in (("top1_error", "top-1", BLUE), ("top5_error", "top-5", ORANGE)):
         y = [100 * line[key] for line in validation]

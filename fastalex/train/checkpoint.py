@@ -19,8 +19,9 @@ FORMAT = 1
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file, then put it in `path`'s place: a reader, or a kill, finds the
-    old file or the new one, never half of one.
+    """Let `write` fill a temporary file, then put it in `path`'s place.
+
+    A reader, or a kill, finds the old file or the new one, never half of one.
 
     Raises:
         RunError: the file cannot be written; what stood at `path` still does.

@@ -56,8 +56,8 @@ class TrainConfig:
     lr: float = 0.01
     """Learning rate at the start (cosine: at its peak)."""
     schedule: ScheduleName = "plateau"
-    """How the rate falls: constant; plateau (/ 10 when validation error stops improving); step (/ 10
-    every --step-epochs); cosine; original (the phases of 2012, --lr scales them)."""
+    """How the rate falls: constant; plateau (/ 10 when validation error stops improving); step
+    (/ 10 every --step-epochs); cosine; original (the phases of 2012, --lr scales them)."""
     patience: int = 3
     """plateau: passes without a better validation error before the rate drops."""
     lr_floor: float = 1e-5

@@ -45,8 +45,8 @@ class TenCrop:
     side: int
     """Of a window, in pixels."""
     shift: Tensor | None = None
-    """(5, 3, side, side), added to the five windows before mirroring: turns the mean image's own
-    window at each place into its centre window, for networks with `InputFormat.mean == "center"`."""
+    """(5, 3, side, side), added to the five windows before mirroring: where `InputFormat.mean` is
+    "center", it makes up for the mean image's own window having been taken off."""
 
     @classmethod
     def of(cls, format: InputFormat, mean_image: np.ndarray) -> "TenCrop":
@@ -59,7 +59,7 @@ class TenCrop:
         return cls(format.size, torch.stack([*corners, centre]) - centre)
 
     def windows(self, images: Tensor) -> Iterator[Tensor]:
-        """(B, 3, 256, 256) -> ten times (B, 3, side, side): corners and centre, plain and mirrored."""
+        """(B, 3, 256, 256) -> ten times (B, 3, side, side), each place plain and mirrored."""
         for i, place in enumerate(_places(self.side)):
             window = _window(images, place, self.side)
             if self.shift is not None:
@@ -120,7 +120,9 @@ def evaluate_run(
     device: str = "auto",
     precision: Precision | None = None,
 ) -> Metrics:
-    """Metrics of a run's last weights on `dataset.val`, with the mean image of the run's training set.
+    """Metrics of a run's last weights on `dataset.val`.
+
+    The mean image is the one of the run's training set.
 
     Args:
         run: a run directory.

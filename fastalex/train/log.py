@@ -1,8 +1,8 @@
 """What a run tells while it goes: log.jsonl, TensorBoard events, a progress bar.
 
 log.jsonl has one object a line. Training lines: step, epoch, loss, lr, images_per_s. Validation
-lines: step, epoch, val_loss, top1_error, top5_error (fractions). `epoch` counts passes made over the
-training set, `step` the steps made since the run's beginning.
+lines: step, epoch, val_loss, top1_error, top5_error (fractions). `epoch` counts passes made over
+the training set, `step` the steps made since the run's beginning.
 """
 
 import json

@@ -3,9 +3,9 @@
     V <- momentum * V - weight_decay * lr * W - lr * g
     W <- W + V
 
-`torch.optim.SGD` keeps the rate outside (W <- W - lr * V). The two agree while the rate is constant;
-after a drop by ten the paper's velocity still carries the old, larger steps. Caffe's solver has the
-paper's form, cuda-convnet too.
+`torch.optim.SGD` keeps the rate outside (W <- W - lr * V). The two agree while the rate is
+constant; after a drop by ten the paper's velocity still carries the old, larger steps. Caffe's
+solver has the paper's form, cuda-convnet too.
 """
 
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ class MomentumSGD(torch.optim.Optimizer):
         weight_decay: float = 5e-4,
     ) -> None:
         if not lr >= 0:
-            raise UsageError(f"MomentumSGD: `lr` must not be negative, got {lr}")
+            raise UsageError(f"MomentumSGD: `lr` must be >= 0, got {lr}")
         if not 0 <= momentum < 1:
             raise UsageError(f"MomentumSGD: `momentum` must be in [0, 1), got {momentum}")
         if not weight_decay >= 0:

@@ -14,7 +14,7 @@ _BASE = TrainConfig()
 
 
 def paper(device: str) -> TrainConfig:
-    """The paper as printed, section 5: batch 128, lr .01 divided by 10 on plateaus, about 90 passes."""
+    """The paper as printed, section 5: batch 128, lr .01 / 10 on plateaus, about 90 passes."""
     return replace(_BASE, recipe="paper", variant="paper", **_arithmetic(device))
 
 
@@ -35,8 +35,8 @@ def original(device: str) -> TrainConfig:
 
 
 def caffe(device: str) -> TrainConfig:
-    """bvlc_alexnet's solver: batch 256, lr .01 / 10 every 100,000 of 450,000 iterations, which are 20
-    of 90 passes over ILSVRC-2012; biases at twice the rate, without decay; no colour noise."""
+    """bvlc_alexnet's solver: batch 256, lr .01 / 10 every 100,000 of 450,000 iterations, which are
+    20 of 90 passes over ILSVRC-2012; biases at twice the rate, without decay; no colour noise."""
     return replace(
         _BASE,
         recipe="caffe",
@@ -55,10 +55,11 @@ def modern(device: str) -> TrainConfig:
     """What one would do today with the same layers.
 
     Batch norm in place of LRN: allows the large rate (Ioffe and Szegedy 2015). Batch 1024 with a
-    linearly scaled rate and five passes of warm-up: keeps a GPU busy (Goyal et al. 2017). Cosine: no
-    milestones to tune (Loshchilov and Hutter 2017). Label smoothing .1 (Szegedy et al. 2016). Decay
-    5e-5 on weights only: with batch norm, decay acts as a rate (van Laarhoven 2017), and biases and
-    scales need none (He et al. 2019, "Bag of tricks"). bf16: fp32's range, no loss scaling.
+    linearly scaled rate and five passes of warm-up: keeps a GPU busy (Goyal et al. 2017). Cosine:
+    no milestones to tune (Loshchilov and Hutter 2017). Label smoothing .1 (Szegedy et al. 2016).
+    Decay 5e-5 on weights only: with batch norm, decay acts as a rate (van Laarhoven 2017), and
+    biases and scales need none (He et al. 2019, "Bag of tricks"). bf16: fp32's range,
+    no loss scaling.
     """
     return replace(
         _BASE,
@@ -76,9 +77,9 @@ def modern(device: str) -> TrainConfig:
 
 
 def demo(device: str) -> TrainConfig:
-    """Minutes on the built-in digits. The paper's initialisation needs far longer than that to leave
-    ln(10), so: He's, on inputs of about unit variance, and on a CPU a quarter of the width. Digits
-    are not mirrored and have no colour."""
+    """Minutes on the built-in digits. The paper's initialisation needs far longer than that to
+    leave ln(10), so: He's, on inputs of about unit variance, and on a CPU a quarter of the width.
+    Digits are not mirrored and have no colour."""
     return replace(
         _BASE,
         recipe="demo",
@@ -95,16 +96,16 @@ def demo(device: str) -> TrainConfig:
     )
 
 
-_RECIPES = {"demo": demo, "paper": paper, "original": original, "caffe": caffe, "modern": modern}
+RECIPES = {"demo": demo, "paper": paper, "original": original, "caffe": caffe, "modern": modern}
 
 
 def recipe(name: RecipeName, device: str, data: Path | None = None) -> TrainConfig:
     """The recipe called `name` for a run on `device` ("cuda" or "cpu") and `data`."""
-    return replace(_RECIPES[name](device), data=data)
+    return replace(RECIPES[name](device), data=data)
 
 
 def _arithmetic(device: str) -> dict[str, object]:
-    """bf16 where the hardware multiplies it; torch.compile where it repays its start within minutes."""
+    """bf16 where the hardware multiplies it; torch.compile where it soon repays its start."""
     if device == "cuda":
         return {"precision": "bf16", "compile": True}
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in every supported torch

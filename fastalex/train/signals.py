@@ -1,12 +1,12 @@
 """SIGINT and SIGTERM while training: finish the step, save, leave."""
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 
 class StopOnSignal:
-    """While entered, the first SIGINT or SIGTERM only sets `signum`; a second one acts as before."""
+    """While entered, the first SIGINT or SIGTERM only sets `signum`; a second acts as before."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -17,12 +17,7 @@ class StopOnSignal:
             self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._restore()
 
     def _note(self, signum: int, frame: FrameType | None) -> None:

@@ -29,7 +29,7 @@ class TrainStep:
         self._update = torch.compile(self.optimizer.step) if compiled else self.optimizer.step
 
     def __call__(self, images: Tensor, labels: Tensor, rates: Rates) -> Tensor:
-        """Train on (B, 3, S, S) float images and (B,) int64 labels; the mean loss, on the device."""
+        """Train on (B, 3, S, S) float images and (B,) int64 labels; returns the mean loss."""
         for group in self.optimizer.param_groups:
             group["lr"].fill_(getattr(rates, group["name"]))
         self.optimizer.zero_grad(set_to_none=True)

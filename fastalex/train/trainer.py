@@ -39,8 +39,8 @@ def train(config: TrainConfig, dataset: Dataset, run: Path, *, resume: bool = Fa
     """Train on `dataset`, into the run directory `run`.
 
     Args:
-        run: a directory that is new or empty; with `resume` one that a run was started in, which goes
-            on from its last checkpoint, or from the beginning where it has none yet.
+        run: a directory that is new or empty; with `resume` one that a run was started in, which
+            goes on from its last checkpoint, or from the beginning where it has none yet.
 
     Returns: the metrics of the last validation.
 
@@ -53,10 +53,10 @@ def train(config: TrainConfig, dataset: Dataset, run: Path, *, resume: bool = Fa
     trainer = _Trainer(config, dataset, run)  # first: what cannot run leaves no directory behind
     if not resume:
         _claim(run)
-    write_config(config, run)
     state = checkpoint.load(run) if resume else None
     if state is not None:
         trainer.load_state_dict(state)
+    write_config(config, run)
     return trainer.run_to_end()
 
 
