@@ -1,0 +1,269 @@
+"""Batches of augmented images, decoded by NVIDIA DALI. The only module that imports DALI.
+
+For the trainer and the evaluation. Each image goes through, in this order (x: 0..255, RGB or BGR):
+
+    window    x[top : top + size, left : left + size], decoded alone
+    mean      x - mean image at the window (`image`), at the centre (`center`), or mean colour
+    flip      left to right
+    lighting  (x + V (a * sqrt(l))) / shrink,  a ~ N(0, amplitude^2), three an image
+    std       x / std
+
+V, l: eigenvectors and eigenvalues of the RGB covariance; shrink is 1 + amplitude in the 2012 code,
+else 1 (Krizhevsky et al. 2012, section 4.1; computerhistory/AlexNet-Source-Code). The draws are
+those of `fastalex.data.sampler`. DALI reads through `external_source`, so the order is ours, and
+works in its own threads while the caller trains.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import nvidia.dali.fn as fn
+import nvidia.dali.types as dali
+import torch
+from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.plugin.pytorch import feed_ndarray
+
+from fastalex.data._feed import Damaged, Feed, Pending
+from fastalex.data._requests import Request, eval_requests, mean_plane, train_requests
+from fastalex.data._workers import num_cores
+from fastalex.data.sampler import epoch_draws, steps_per_epoch
+from fastalex.data.shards import SIDE, Dataset
+from fastalex.errors import RunError, UsageError
+from fastalex.inputs import InputFormat
+
+__all__ = ["Batch", "eval_batches", "steps_per_epoch", "train_batches"]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images as the network wants them, in memory of their own."""
+
+    images: torch.Tensor
+    """(B, 3, size, size) float32, channels_last."""
+    labels: torch.Tensor
+    """(B,) int64, on the same device."""
+    ids: np.ndarray
+    """(B,) int64: numbers of the images in their split."""
+
+
+def train_batches(
+    dataset: Dataset,
+    format: InputFormat,
+    *,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str,
+    epoch: int = 0,
+    step: int = 0,
+    lighting: Callable[[int], float] = lambda epoch: 0.1,
+    lighting_shrink: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+    skip_bad: int = 0,
+    threads: int | None = None,
+) -> Iterator[Batch]:
+    """Endless training batches from `step` of `epoch`, the same bits however they are made.
+
+    Args:
+        batch_size: images per step over all ranks; rank r gets the r-th of `world_size` slices.
+            The tail of an epoch that is smaller is dropped.
+        lighting: standard deviation of the three draws of an epoch, in units of sqrt(l); 0 is off.
+        lighting_shrink: divide by 1 + lighting, as the 2012 code does.
+        skip_bad: damaged images to replace by the next sound one, with a warning each; one more
+            ends the run. Counted by each rank, from where it started.
+        threads: DALI's decoding threads; None shares the cores among the ranks.
+    Raises:
+        UsageError: at once, for arguments that do not fit.
+        RunError: while iterating, at a damaged image, naming it and its shard.
+    """
+    _check_ranks(batch_size, rank, world_size)
+    steps = steps_per_epoch(len(dataset.train), batch_size)
+    if epoch < 0 or not 0 <= step < steps:
+        raise UsageError(f"train_batches: no step {step} of epoch {epoch}; an epoch has {steps}")
+    epoch_draws(seed, epoch, 0, format.size)  # checks them
+    requests = train_requests(
+        dataset,
+        format,
+        batch_size=batch_size,
+        seed=seed,
+        epoch=epoch,
+        step=step,
+        lighting=lighting,
+        lighting_shrink=lighting_shrink,
+        rank=rank,
+        world_size=world_size,
+    )
+    damaged = Damaged(dataset.train, skip_bad, {})
+    plan = _Plan.of(dataset, format, format.size, batch_size, world_size, device, threads)
+    return _batches(plan, requests, damaged)
+
+
+def eval_batches(
+    dataset: Dataset,
+    format: InputFormat,
+    *,
+    batch_size: int,
+    device: torch.device | str,
+    size: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    threads: int | None = None,
+) -> Iterator[Batch]:
+    """The validation images once, in order of id: their centre window, without lighting.
+
+    Args:
+        batch_size: images per step over all ranks. The last batch may be smaller, and a rank may
+            have one batch less than another.
+        size: side of the window, None for the format's; 256 gives the whole image, with the whole
+            mean image subtracted where `format.mean` is `image` or `center`.
+    Raises: as `train_batches`.
+    """
+    _check_ranks(batch_size, rank, world_size)
+    size = format.size if size is None else size
+    epoch_draws(0, 0, 0, size)  # checks it
+    requests = eval_requests(
+        dataset, format, batch_size=batch_size, size=size, rank=rank, world_size=world_size
+    )
+    plan = _Plan.of(dataset, format, size, batch_size, world_size, device, threads)
+    return _batches(plan, requests, Damaged(dataset.val, 0, {}))
+
+
+def _check_ranks(batch_size: int, rank: int, world_size: int) -> None:
+    if not 0 <= rank < world_size:
+        raise UsageError(f"batches: `rank` must be in 0..{world_size - 1}, not {rank}")
+    if batch_size < 1 or batch_size % world_size:
+        raise UsageError(
+            f"batch size: {batch_size} must be a positive multiple of the {world_size} ranks"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What DALI's graph depends on."""
+
+    mean: np.ndarray | None
+    """(256, 256, 3) float32, or None for a mean colour."""
+    mean_at_window: bool
+    size: int
+    batch_size: int
+    color: str
+    device: torch.device
+    threads: int
+
+    @classmethod
+    def of(
+        cls,
+        dataset: Dataset,
+        format: InputFormat,
+        size: int,
+        batch_size: int,
+        world_size: int,
+        device: torch.device | str,
+        threads: int | None,
+    ) -> "_Plan":
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # torchrun sets it
+        return cls(
+            mean=None if format.mean == "channel" else mean_plane(dataset, format),
+            mean_at_window=format.mean == "image",
+            size=size,
+            batch_size=-(-batch_size // world_size),
+            color=format.color,
+            device=torch.device(device),
+            threads=threads or max(1, num_cores() // here),
+        )
+
+
+def _build(plan: _Plan, feed: Feed) -> Pipeline:
+    gpu = plan.device.type == "cuda"
+    where = "gpu" if gpu else "cpu"
+    shape = [plan.size, plan.size]
+    pipeline = Pipeline(
+        batch_size=plan.batch_size,
+        num_threads=plan.threads,
+        device_id=(plan.device.index or 0) if gpu else None,
+        prefetch_queue_depth=2,
+    )
+    with pipeline:
+        jpegs, corner, flip, offset, std = fn.external_source(
+            source=feed,
+            num_outputs=5,
+            batch=True,
+            dtype=[dali.UINT8, dali.INT32, dali.INT32, dali.FLOAT, dali.FLOAT],
+            ndim=[1, 1, 0, 1, 1],
+        )
+        images = fn.decoders.image_slice(
+            jpegs,
+            start=corner,
+            shape=shape,
+            axes=[0, 1],
+            device="mixed" if gpu else "cpu",
+            output_type=dali.BGR if plan.color == "BGR" else dali.RGB,
+            jpeg_fancy_upsampling=True,  # on the GPU too
+        )
+        if plan.mean is not None:
+            mean = fn.constant(
+                fdata=plan.mean.ravel().tolist(), shape=plan.mean.shape, device=where
+            )
+            start = corner if plan.mean_at_window else [(SIDE - plan.size) // 2] * 2
+            images = images - fn.slice(mean, start=start, shape=shape, axes=[0, 1])
+        pipeline.set_outputs(
+            fn.crop_mirror_normalize(
+                fn.reshape(images, layout="HWC"),
+                mirror=flip,
+                mean=offset,
+                std=std,
+                dtype=dali.FLOAT,
+                output_layout="HWC",
+            )
+        )
+    pipeline.build()
+    return pipeline
+
+
+def _batches(plan: _Plan, requests: Iterator[Request], damaged: Damaged) -> Iterator[Batch]:
+    while True:
+        feed = Feed(requests, damaged)
+        try:
+            pipeline = _build(plan, feed)
+            while (images := _next_images(pipeline, plan, feed)) is not None:
+                batch = feed.pending.popleft()
+                yield _to_batch(images, batch, damaged, plan.device)
+            if feed.error is not None:
+                raise feed.error
+            return
+        except _DecodeError as error:
+            undecodable = feed.undecodable()
+            if not undecodable:
+                raise RunError(f"DALI failed: {error}; no image is to blame") from error
+            for image_id, reason in undecodable.items():
+                damaged.add(image_id, reason)
+            requests = feed.unread()
+        finally:
+            feed.close()
+
+
+class _DecodeError(Exception):
+    """DALI stopped at an image, it does not say which."""
+
+
+def _next_images(pipeline: Pipeline, plan: _Plan, feed: Feed) -> torch.Tensor | None:
+    try:
+        (output,) = pipeline.run()
+    except StopIteration:
+        return None
+    except RuntimeError as error:
+        raise _DecodeError(str(error).strip().splitlines()[0]) from error
+    num_images = len(feed.pending[0].ids)
+    images = torch.empty((num_images, plan.size, plan.size, 3), device=plan.device)
+    stream = torch.cuda.current_stream(plan.device) if plan.device.type == "cuda" else None
+    feed_ndarray(output.as_tensor(), images, cuda_stream=stream)  # DALI uses its buffers again
+    return images
+
+
+def _to_batch(
+    images: torch.Tensor, batch: Pending, damaged: Damaged, device: torch.device
+) -> Batch:
+    labels = torch.from_numpy(damaged.split.labels[batch.ids]).to(device)
+    return Batch(images.permute(0, 3, 1, 2), labels, batch.ids)
