@@ -29,8 +29,8 @@ FIXED_AT_START = (
 class Options:
     """Train AlexNet. Without options: the built-in demo, a few minutes on a CPU.
 
-    --recipe sets the defaults of the other options (shown here for the demo), and options override
-    them. What is in force is written to config.json in the run directory, with log.jsonl, the last
+    --recipe (demo, or paper where --data is given) sets the defaults of the other options, shown
+    here for this command line, and options override them. What is in force is written to config.json in the run directory, with log.jsonl, the last
     checkpoint (last.pt), the weights (model.safetensors), TensorBoard events and curves.png.
     """
 
@@ -66,7 +66,8 @@ def main(argv: list[str]) -> None:
 def _parse(argv: list[str]) -> Options:
     """Two readings: the first finds what sets the defaults, the second takes every option."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--recipe", default="demo")
+    first.add_argument("--recipe")
+    first.add_argument("--data")
     first.add_argument("--resume", type=Path)
     first.add_argument("--device", default="auto")
     try:
@@ -77,7 +78,8 @@ def _parse(argv: list[str]) -> Options:
         started = read_config(known.resume)
     else:
         on_gpu = known.device != "cpu" and torch.cuda.is_available()
-        name = known.recipe if known.recipe in RECIPES else "demo"  # parse() refuses others
+        name = known.recipe or ("paper" if known.data else "demo")
+        name = name if name in RECIPES else "demo"  # parse() refuses others
         started = recipe(name, "cuda" if on_gpu else "cpu")
     options = parse(Options, "fastalex-train", argv, Options(train=started))
     if known.resume is not None:

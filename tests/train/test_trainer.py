@@ -1,0 +1,261 @@
+"""The loop, on small pictures and narrow networks: what it learns, logs, saves and refuses."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fastalex.data import Dataset
+from fastalex.errors import RunError, UsageError
+from fastalex.train import TrainConfig, evaluate_run, train, trainer
+from fastalex.train.build import build_model
+from fastalex.train.log import read_log
+
+SMALL = TrainConfig(
+    width=0.05, init="he", input_std=64.0, batch_size=8, epochs=2, lr=0.01, schedule="constant",
+    precision="fp32", compile=False, device="cpu", log_every=4, lighting=0.0,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dataset(prepared: Path) -> Dataset:
+    return Dataset.open(prepared)
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tmp_path_factory) -> Path:
+    """A run of SMALL, 2 passes of 6 steps, never interrupted."""
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    train(SMALL, dataset, run)
+    return run
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model.safetensors")
+
+
+def assert_same_weights(run: Path, other: Path) -> None:
+    ours, theirs = weights(run), weights(other)
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        assert torch.equal(value, theirs[key]), key
+
+
+def test_the_run_directory_holds_what_is_promised(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert {"config.json", "log.jsonl", "last.pt", "model.safetensors"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert not [name for name in names if "tmp" in name]
+    config = json.loads((finished / "config.json").read_text())
+    assert config["train"]["width"] == 0.05
+    assert set(config["versions"]) == {"fastalex", "torch"}
+
+
+def test_every_step_and_every_validation_is_logged(finished):
+    lines = read_log(finished)
+    training = [line for line in lines if "loss" in line]
+    validation = [line for line in lines if "val_loss" in line]
+    assert [line["step"] for line in training] == list(range(1, 13))
+    assert set(training[0]) == {"step", "epoch", "loss", "lr", "images_per_s"}
+    assert training[2]["epoch"] == 0.5
+    assert training[0]["lr"] == 0.01
+    assert [(line["step"], line["epoch"]) for line in validation] == [(6, 1), (12, 2)]
+    assert set(validation[0]) == {"step", "epoch", "val_loss", "top1_error", "top5_error"}
+    assert math.log(3) * 0.3 < training[0]["loss"] < math.log(3) * 3
+
+
+def test_it_learns(dataset, tmp_path):
+    metrics = train(replace(SMALL, epochs=12), dataset, tmp_path / "run")
+    assert metrics.images == 12
+    assert metrics.top1_error <= 1 / 12
+
+
+def test_same_seed_same_weights_other_seed_others(finished, dataset, tmp_path):
+    train(SMALL, dataset, tmp_path / "same")
+    assert_same_weights(tmp_path / "same", finished)
+    train(replace(SMALL, seed=1), dataset, tmp_path / "other")
+    key = "features.0.weight"
+    assert not torch.equal(weights(tmp_path / "other")[key], weights(finished)[key])
+
+
+@pytest.mark.parametrize("stop", [4, 6, 9])
+def test_a_run_in_two_parts_equals_one(finished, dataset, tmp_path, stop):
+    """Dropout, order, crops, velocity: all go on where they were, within a pass and between two."""
+    run = tmp_path / "run"
+    train(replace(SMALL, steps=stop), dataset, run)
+    train(SMALL, dataset, run, resume=True)
+    assert_same_weights(run, finished)
+    whole, parts = (
+        [(line["step"], line["loss"]) for line in read_log(r) if "loss" in line]
+        for r in (finished, run)
+    )
+    assert parts == whole
+
+
+def test_plateau_drops_and_the_drop_survives_resume(dataset, tmp_path):
+    config = replace(SMALL, epochs=4, schedule="plateau", patience=1, lr=1e-9, lr_floor=1e-12)
+    train(config, dataset, tmp_path / "whole")  # nothing is learnt, so every pass is no better
+    train(replace(config, steps=12), dataset, tmp_path / "parts")
+    train(config, dataset, tmp_path / "parts", resume=True)
+    for run in ("whole", "parts"):
+        rates = [line["lr"] for line in read_log(tmp_path / run) if "loss" in line]
+        assert rates[::6] == pytest.approx([1e-9, 1e-9, 1e-10, 1e-11])
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_checkpoint_within_a_pass_when_time_is_up(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    saved = []
+    save = trainer.checkpoint.save
+    monkeypatch.setattr(
+        trainer.checkpoint,
+        "save",
+        lambda run, state: (saved.append(state["step"]), save(run, state)),
+    )
+    train(replace(SMALL, epochs=1), dataset, tmp_path / "run")
+    assert saved == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path):
+    run = tmp_path / "run"
+    config = replace(SMALL, lr=1e25, epochs=3)
+    with pytest.raises(
+        RunError, match=r"loss is (nan|inf) at step \d+, learning rate 1e\+25; no che"
+    ):
+        train(config, dataset, run)
+    assert not (run / "last.pt").exists()
+    assert all(math.isfinite(line["loss"]) for line in read_log(run))
+
+
+def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(finished, dataset, tmp_path):
+    run = tmp_path / "run"
+    train(replace(SMALL, epochs=1), dataset, run)
+    before = (run / "last.pt").read_bytes()
+    with pytest.raises(RunError, match=r"the last good checkpoint is .*run/last\.pt"):
+        train(replace(SMALL, lr=1e25, epochs=3), dataset, run, resume=True)
+    assert (run / "last.pt").read_bytes() == before
+    train(SMALL, dataset, run, resume=True)
+    assert_same_weights(run, finished)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_stays_close(finished, dataset, tmp_path, precision):
+    train(replace(SMALL, precision=precision), dataset, tmp_path / "run")
+    ours, full = (
+        [line["loss"] for line in read_log(run) if "loss" in line]
+        for run in (tmp_path / "run", finished)
+    )
+    assert ours != full
+    assert ours[:4] == pytest.approx(full[:4], abs=0.05)
+    assert all(v.dtype == torch.float32 for v in weights(tmp_path / "run").values())
+
+
+def test_compiled_training_computes_the_same(finished, dataset, tmp_path):
+    train(replace(SMALL, compile=True, dropout=0.0, steps=4), dataset, tmp_path / "compiled")
+    train(replace(SMALL, dropout=0.0, steps=4), dataset, tmp_path / "eager")
+    compiled, eager = (
+        [line["loss"] for line in read_log(tmp_path / run) if "loss" in line]
+        for run in ("compiled", "eager")
+    )
+    assert compiled == pytest.approx(eager, rel=1e-4)
+
+
+def test_evaluate_run_repeats_the_last_validation(finished, dataset):
+    last = [line for line in read_log(finished) if "val_loss" in line][-1]
+    got = evaluate_run(finished, dataset, batch_size=5, device="cpu")
+    assert got.loss == pytest.approx(last["val_loss"], rel=1e-5)
+    assert got.top1_error == last["top1_error"]
+    ten = evaluate_run(finished, dataset, ten_crop=True, device="cpu")
+    assert ten.images == got.images
+    assert ten.loss != got.loss
+
+
+def test_evaluate_run_keeps_the_mean_image_of_its_training(finished, dataset):
+    brighter = replace(dataset, mean_image=dataset.mean_image + 50)
+    assert evaluate_run(finished, brighter, device="cpu") == evaluate_run(
+        finished, dataset, device="cpu"
+    )
+
+
+def test_evaluate_run_refuses_other_classes(finished, dataset):
+    with pytest.raises(UsageError, match=r"classes cat, dog; .* was trained on blue, green"):
+        evaluate_run(finished, replace(dataset, classes=("cat", "dog")))
+
+
+def test_init_from(finished, dataset, tmp_path):
+    for origin in (finished, finished / "model.safetensors"):
+        model = build_model(replace(SMALL, init_from=origin, seed=5), 3)
+        assert torch.equal(model.features[0].weight, weights(finished)["features.0.weight"])
+    with pytest.raises(UsageError, match=r"variant paper at width .* this run's is caffe"):
+        build_model(replace(SMALL, variant="caffe", init_from=finished), 3)
+    with pytest.raises(UsageError, match="another network"):
+        build_model(replace(SMALL, width=0.1, init_from=finished / "model.safetensors"), 3)
+    with pytest.raises(UsageError, match="no such file"):
+        build_model(replace(SMALL, init_from=tmp_path / "absent.safetensors"), 3)
+
+
+def test_init_from_with_other_classes_keeps_the_fresh_last_layer(finished, capsys):
+    fresh = build_model(replace(SMALL, seed=5), 7)
+    model = build_model(replace(SMALL, init_from=finished, seed=5), 7)
+    assert torch.equal(model.classifier[6].weight, fresh.classifier[6].weight)
+    assert torch.equal(model.features[0].weight, weights(finished)["features.0.weight"])
+    assert "another number of classes" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_variant(finished, dataset, tmp_path):
+    config = replace(SMALL, variant="batchnorm")
+    with pytest.raises(UsageError, match=r"last\.pt holds another network"):
+        train(config, dataset, finished, resume=True)
+
+
+def test_a_checkpoint_of_other_data(finished, dataset):
+    with pytest.raises(UsageError, match="trained on other images"):
+        train(SMALL, replace(dataset, fingerprint="0" * 64), finished, resume=True)
+
+
+def test_a_directory_in_use_is_refused(finished, dataset, tmp_path):
+    with pytest.raises(UsageError, match="--resume"):
+        train(SMALL, dataset, finished)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        train(SMALL, dataset, tmp_path)
+
+
+def test_what_cannot_run_leaves_nothing_behind(dataset, tmp_path):
+    for wrong in ({"batch_size": 49}, {"gpus": 64}, {"init": "magic"}, {"momentum": 2.0}):
+        with pytest.raises(UsageError):
+            train(replace(SMALL, **wrong), dataset, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_bias_rate_and_decay_reach_the_biases(dataset, tmp_path):
+    """With a rate that only the biases have, only biases move."""
+    config = replace(SMALL, lr=1e-12, bias_lr_scale=1e10, steps=1, weight_decay=0.0)
+    train(config, dataset, tmp_path / "run")
+    start = build_model(config, 3).state_dict()
+    for key, value in weights(tmp_path / "run").items():
+        moved = (value - start[key]).abs().max().item()
+        assert (moved > 1e-6) == key.endswith("bias"), (key, moved)
+
+
+def test_original_freezes_conv1_late(dataset):
+    from fastalex.train.schedule import Schedule
+    from fastalex.train.step import TrainStep
+
+    config = replace(SMALL, variant="original", schedule="original", bias_decay=False)
+    step = TrainStep(build_model(config, 3), config, torch.device("cpu"))
+    images, labels = torch.randn(4, 3, 224, 224), torch.tensor([0, 1, 2, 0])
+    before = {k: v.clone() for k, v in step.model.state_dict().items()}
+    step(images, labels, Schedule(config).rates(75.0))
+    moved = {k for k, v in step.model.state_dict().items() if not torch.equal(v, before[k])}
+    assert "features.0.weight" not in moved
+    assert "features.0.bias" not in moved
+    assert "features.4.weight" in moved
+    decays = {group["name"]: group["weight_decay"] for group in step.optimizer.param_groups}
+    assert decays == {
+        "weights": 5e-4, "biases": 0.0, "conv1_weights": 5e-4, "conv1_biases": 0.0
+    }  # fmt: skip
