@@ -38,10 +38,6 @@ class Damaged:
         if image_id in self.reasons:
             return
         if len(self.reasons) >= self.tolerated:
-            if self.tolerated:
-                raise RunError(
-                    f"{reason} (damaged image number {len(self.reasons) + 1} of this run)"
-                )
             raise reason
         self.reasons[image_id] = reason
         print(f"warning: another image stands in: {reason}", file=sys.stderr)

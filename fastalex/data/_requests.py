@@ -36,6 +36,7 @@ def train_requests(
     step: int,
     lighting: Callable[[int], float],
     lighting_shrink: bool,
+    flip: bool,
     rank: int,
     world_size: int,
 ) -> Iterator[Request]:
@@ -53,7 +54,7 @@ def train_requests(
             yield Request(
                 ids=ids,
                 corner=np.stack([draws.top[ids], draws.left[ids]], 1).astype(np.int32),
-                flip=draws.flip[ids].astype(np.int32),
+                flip=(draws.flip[ids] & flip).astype(np.int32),
                 offset=_in_order(_mean_color(dataset, format) - noise, format),
                 std=np.full((len(ids), 1), format.std * shrink, np.float32),
             )

@@ -51,9 +51,9 @@ def _write(folder: Path) -> None:
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    data = load_digits()
-    grey = np.rint(data.images * (255 / 16)).astype(np.uint8)
-    for index, (pixels, label) in enumerate(zip(grey, data.target, strict=True)):
+    images, labels = load_digits(return_X_y=True)
+    grey = np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    for index, (pixels, label) in enumerate(zip(grey, labels, strict=True)):
         place = folder / ("val" if index % 6 == 5 else "train") / str(label)
         place.mkdir(parents=True, exist_ok=True)
         image = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)

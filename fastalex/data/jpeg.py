@@ -81,7 +81,7 @@ def convert(data: bytes) -> bytes:
 def _decode_jpeg(data: bytes) -> Image.Image:
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
-        _check_size(width, height)
+        _check_size(int(width), int(height))
         if colors in ("CMYK", "YCCK"):
             simplejpeg.decode_jpeg(data, colorspace="CMYK")  # for its strictness
             image = Image.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB")

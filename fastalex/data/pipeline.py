@@ -14,21 +14,21 @@ those of `fastalex.data.sampler`. DALI reads through `external_source`, so the o
 works in its own threads while the caller trains.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import nvidia.dali.fn as fn
-import nvidia.dali.types as dali
 import torch
 from nvidia.dali.pipeline import Pipeline
-from nvidia.dali.plugin.pytorch import feed_ndarray
+from nvidia.dali.plugin.pytorch.torch_utils import feed_ndarray
+from nvidia.dali.types import Constant, DALIDataType, DALIImageType
 
 from fastalex.data._feed import Damaged, Feed, Pending
-from fastalex.data._requests import Request, eval_requests, mean_plane, train_requests
-from fastalex.data._workers import num_cores
-from fastalex.data.sampler import epoch_draws, steps_per_epoch
+from fastalex.data._plan import Plan
+from fastalex.data._requests import Request, eval_requests, train_requests
+from fastalex.data.sampler import check_ranks, epoch_draws, steps_per_epoch
 from fastalex.data.shards import SIDE, Dataset
 from fastalex.errors import RunError, UsageError
 from fastalex.inputs import InputFormat
@@ -59,6 +59,7 @@ def train_batches(
     step: int = 0,
     lighting: Callable[[int], float] = lambda epoch: 0.1,
     lighting_shrink: bool = False,
+    flip: bool = True,
     rank: int = 0,
     world_size: int = 1,
     skip_bad: int = 0,
@@ -71,6 +72,7 @@ def train_batches(
             The tail of an epoch that is smaller is dropped.
         lighting: standard deviation of the three draws of an epoch, in units of sqrt(l); 0 is off.
         lighting_shrink: divide by 1 + lighting, as the 2012 code does.
+        flip: mirror half of the images; False for what has a left and a right, such as digits.
         skip_bad: damaged images to replace by the next sound one, with a warning each; one more
             ends the run. Counted by each rank, from where it started.
         threads: DALI's decoding threads; None shares the cores among the ranks.
@@ -78,7 +80,7 @@ def train_batches(
         UsageError: at once, for arguments that do not fit.
         RunError: while iterating, at a damaged image, naming it and its shard.
     """
-    _check_ranks(batch_size, rank, world_size)
+    check_ranks(batch_size, rank, world_size)
     steps = steps_per_epoch(len(dataset.train), batch_size)
     if epoch < 0 or not 0 <= step < steps:
         raise UsageError(f"train_batches: no step {step} of epoch {epoch}; an epoch has {steps}")
@@ -92,11 +94,12 @@ def train_batches(
         step=step,
         lighting=lighting,
         lighting_shrink=lighting_shrink,
+        flip=flip,
         rank=rank,
         world_size=world_size,
     )
     damaged = Damaged(dataset.train, skip_bad, {})
-    plan = _Plan.of(dataset, format, format.size, batch_size, world_size, device, threads)
+    plan = Plan.of(dataset, format, format.size, batch_size, world_size, device, threads)
     return _batches(plan, requests, damaged)
 
 
@@ -120,69 +123,25 @@ def eval_batches(
             mean image subtracted where `format.mean` is `image` or `center`.
     Raises: as `train_batches`.
     """
-    _check_ranks(batch_size, rank, world_size)
+    check_ranks(batch_size, rank, world_size)
     size = format.size if size is None else size
     epoch_draws(0, 0, 0, size)  # checks it
     requests = eval_requests(
         dataset, format, batch_size=batch_size, size=size, rank=rank, world_size=world_size
     )
-    plan = _Plan.of(dataset, format, size, batch_size, world_size, device, threads)
+    plan = Plan.of(dataset, format, size, batch_size, world_size, device, threads)
     return _batches(plan, requests, Damaged(dataset.val, 0, {}))
 
 
-def _check_ranks(batch_size: int, rank: int, world_size: int) -> None:
-    if not 0 <= rank < world_size:
-        raise UsageError(f"batches: `rank` must be in 0..{world_size - 1}, not {rank}")
-    if batch_size < 1 or batch_size % world_size:
-        raise UsageError(
-            f"batch size: {batch_size} must be a positive multiple of the {world_size} ranks"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What DALI's graph depends on."""
-
-    mean: np.ndarray | None
-    """(256, 256, 3) float32, or None for a mean colour."""
-    mean_at_window: bool
-    size: int
-    batch_size: int
-    color: str
-    device: torch.device
-    threads: int
-
-    @classmethod
-    def of(
-        cls,
-        dataset: Dataset,
-        format: InputFormat,
-        size: int,
-        batch_size: int,
-        world_size: int,
-        device: torch.device | str,
-        threads: int | None,
-    ) -> "_Plan":
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # torchrun sets it
-        return cls(
-            mean=None if format.mean == "channel" else mean_plane(dataset, format),
-            mean_at_window=format.mean == "image",
-            size=size,
-            batch_size=-(-batch_size // world_size),
-            color=format.color,
-            device=torch.device(device),
-            threads=threads or max(1, num_cores() // here),
-        )
-
-
-def _build(plan: _Plan, feed: Feed) -> Pipeline:
+def _build(plan: Plan, feed: Feed) -> Pipeline:
     gpu = plan.device.type == "cuda"
     where = "gpu" if gpu else "cpu"
+    uint8, int32, float32 = DALIDataType.UINT8, DALIDataType.INT32, DALIDataType.FLOAT
     shape = [plan.size, plan.size]
     pipeline = Pipeline(
         batch_size=plan.batch_size,
         num_threads=plan.threads,
-        device_id=(plan.device.index or 0) if gpu else None,
+        device_id=plan.device.index,
         prefetch_queue_depth=2,
     )
     with pipeline:
@@ -190,7 +149,7 @@ def _build(plan: _Plan, feed: Feed) -> Pipeline:
             source=feed,
             num_outputs=5,
             batch=True,
-            dtype=[dali.UINT8, dali.INT32, dali.INT32, dali.FLOAT, dali.FLOAT],
+            dtype=[uint8, int32, int32, float32, float32],
             ndim=[1, 1, 0, 1, 1],
         )
         images = fn.decoders.image_slice(
@@ -199,13 +158,11 @@ def _build(plan: _Plan, feed: Feed) -> Pipeline:
             shape=shape,
             axes=[0, 1],
             device="mixed" if gpu else "cpu",
-            output_type=dali.BGR if plan.color == "BGR" else dali.RGB,
+            output_type=DALIImageType.BGR if plan.color == "BGR" else DALIImageType.RGB,
             jpeg_fancy_upsampling=True,  # on the GPU too
         )
         if plan.mean is not None:
-            mean = fn.constant(
-                fdata=plan.mean.ravel().tolist(), shape=plan.mean.shape, device=where
-            )
+            mean: Any = Constant(plan.mean, device=where)
             start = corner if plan.mean_at_window else [(SIDE - plan.size) // 2] * 2
             images = images - fn.slice(mean, start=start, shape=shape, axes=[0, 1])
         pipeline.set_outputs(
@@ -214,7 +171,7 @@ def _build(plan: _Plan, feed: Feed) -> Pipeline:
                 mirror=flip,
                 mean=offset,
                 std=std,
-                dtype=dali.FLOAT,
+                dtype=float32,
                 output_layout="HWC",
             )
         )
@@ -222,7 +179,7 @@ def _build(plan: _Plan, feed: Feed) -> Pipeline:
     return pipeline
 
 
-def _batches(plan: _Plan, requests: Iterator[Request], damaged: Damaged) -> Iterator[Batch]:
+def _batches(plan: Plan, requests: Iterator[Request], damaged: Damaged) -> Iterator[Batch]:
     while True:
         feed = Feed(requests, damaged)
         try:
@@ -248,7 +205,7 @@ class _DecodeError(Exception):
     """DALI stopped at an image, it does not say which."""
 
 
-def _next_images(pipeline: Pipeline, plan: _Plan, feed: Feed) -> torch.Tensor | None:
+def _next_images(pipeline: Pipeline, plan: Plan, feed: Feed) -> torch.Tensor | None:
     try:
         (output,) = pipeline.run()
     except StopIteration:

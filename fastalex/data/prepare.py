@@ -6,10 +6,8 @@ goes on at the first unfinished shard; dataset.json is written last, so an unfin
 not open. The format is written out in docs/data.md.
 """
 
-import csv
 import fcntl
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -18,22 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from fastalex.data import _files
+from fastalex.data._finish import finish
 from fastalex.data._progress import Progress
 from fastalex.data._shard_writer import Part, load_part, write_shard
 from fastalex.data._workers import Convert, converter
-from fastalex.data.jpeg import QUALITY, SUBSAMPLING
-from fastalex.data.shards import (
-    MANIFEST,
-    SIDE,
-    UNFINISHED,
-    VERSION,
-    Dataset,
-    is_dataset,
-    shard_name,
-)
+from fastalex.data.shards import MANIFEST, UNFINISHED, Dataset, is_dataset
 from fastalex.data.sources import Image, Source
 from fastalex.errors import RunError, UsageError
 
@@ -62,7 +50,7 @@ def prepare(source: Source, out: Path, *, workers: int | None = None) -> Dataset
             return _reopen(source, out)
         _begin(source, out)
         parts = _write_shards(source, out, workers)
-        _finish(source, out, parts)
+        finish(source.classes, out, parts, _digest(source))
         shutil.rmtree(out / UNFINISHED)
     return Dataset.open(out)
 
@@ -183,82 +171,3 @@ def _write_split(
 def _place(image: Image) -> tuple[bytes, str]:
     """Shuffles: by a hash of the name, other than the one that splits."""
     return hashlib.sha256(b"order\0" + os.fsencode(image.name)).digest(), image.name
-
-
-def _finish(source: Source, out: Path, parts: dict[str, list[Part]]) -> None:
-    rejected = sorted(item for half in parts.values() for part in half for item in part.rejected)
-    _write_rejected(out / "rejected.csv", rejected)
-    for split, half in parts.items():
-        _check_images(source, out, split, half)
-    files: dict[str, bytes] = {}
-    for split, half in parts.items():
-        files[f"{split}.npy"] = _npy(np.concatenate([part.index for part in half]))
-        names = [name for part in half for name in part.names]
-        files[f"{split}.names.json"] = json.dumps(names).encode()
-    num_train = sum(len(part.index) for part in parts["train"])
-    pixel_sum = sum((part.pixel_sum for part in parts["train"]), np.zeros((SIDE, SIDE, 3), int))
-    products = sum((part.products for part in parts["train"]), np.zeros((3, 3), int))
-    files["mean.npy"] = _npy((pixel_sum / num_train).astype(np.float32))
-    for name, data in files.items():
-        _files.write(out / name, data)
-    manifest = {
-        "format": "fastalex dataset",
-        "version": VERSION,
-        "classes": source.classes,
-        "image": {"side": SIDE, "quality": QUALITY, "subsampling": SUBSAMPLING},
-        **_color_statistics(pixel_sum.sum((0, 1)), products, num_train * SIDE**2),
-        "shards": {
-            split: [
-                {"file": shard_name(split, i), "images": len(part.index), "size": part.tar_size}
-                for i, part in enumerate(half)
-            ]
-            for split, half in parts.items()
-        },
-        "rejected": len(rejected),
-        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
-        "source": _digest(source),
-    }
-    _files.write(out / MANIFEST, json.dumps(manifest, indent=1).encode())
-
-
-def _write_rejected(path: Path, rejected: list[tuple[str, int, str]]) -> None:
-    text = io.StringIO()
-    rows = csv.writer(text)
-    rows.writerow(["name", "reason"])
-    rows.writerows((name, reason) for name, _, reason in rejected)
-    _files.write(path, text.getvalue().encode(errors="backslashreplace"))
-
-
-def _check_images(source: Source, out: Path, split: str, parts: list[Part]) -> None:
-    """Every class has an image to train on, and there is something to validate with."""
-    labels = np.concatenate([part.index["label"] for part in parts])
-    missing = sorted(set(range(len(source.classes))) - set(labels.tolist()))
-    if len(labels) and (split == "val" or not missing):
-        return
-    what = f"class {source.classes[missing[0]]}" if len(labels) else "the set"
-    raise RunError(
-        f"prepare: every {split} image of {what} was refused; the reasons are in "
-        f"{out / 'rejected.csv'}: mend or remove them and run again"
-    )
-
-
-def _color_statistics(sums: np.ndarray, products: np.ndarray, count: int) -> dict[str, list]:
-    """Mean and principal axes of `count` RGB pixels, from exact integer sums."""
-    s = [int(value) for value in sums]
-    covariance = [
-        [(count * int(products[i, j]) - s[i] * s[j]) / count**2 for j in range(3)] for i in range(3)
-    ]
-    eigenvalues, eigenvectors = np.linalg.eigh(np.array(covariance))
-    largest = np.abs(eigenvectors).argmax(axis=0)
-    eigenvectors = eigenvectors * np.sign(eigenvectors[largest, range(3)])  # either sign is one
-    return {
-        "channel_mean": [value / count for value in s],
-        "eigenvalues": np.maximum(eigenvalues, 0.0).tolist(),
-        "eigenvectors": eigenvectors.tolist(),
-    }
-
-
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()

@@ -86,6 +86,16 @@ def steps_per_epoch(num_images: int, batch_size: int) -> int:
     return num_images // batch_size
 
 
+def check_ranks(batch_size: int, rank: int, world_size: int) -> None:
+    """Raises `UsageError` unless ranks can share batches of `batch_size` evenly."""
+    if not 0 <= rank < world_size:
+        raise UsageError(f"rank: must be in 0..{world_size - 1}, not {rank}")
+    if batch_size < 1 or batch_size % world_size:
+        raise UsageError(
+            f"batch size: must be a positive multiple of the {world_size} ranks, not {batch_size}"
+        )
+
+
 def batch_ids(draws: Draws, step: int, batch_size: int, rank: int, world_size: int) -> np.ndarray:
     """Image ids of one rank's slice of a step's global batch of `batch_size` images."""
     share = batch_size // world_size

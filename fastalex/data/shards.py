@@ -55,7 +55,7 @@ class Split:
         row = self._index[image_id]
         start, size = int(row["offset"]), int(row["size"])
         data = self._map(int(row["shard"]))[start : start + size]
-        if zlib.crc32(data) != row["crc32"]:
+        if zlib.crc32(data.data) != row["crc32"]:
             raise RunError(
                 f"{self.where(image_id)}: the bytes are not those that were written (CRC-32); "
                 "the disk or a copy damaged it: delete the shard and run fastalex-prepare again"
