@@ -1,0 +1,178 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fastalex.kernels import local_response_norm, local_response_norm_max_pool2d
+
+SHAPES = [(2, 96, 5, 7), (1, 12, 3, 3), (3, 6, 1, 1), (1, 6, 2, 9)]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def by_towers(x, size, alpha, beta, k, groups):
+    """torch's own op on each tower by itself."""
+    towers = x.chunk(groups, dim=1)
+    return torch.cat([F.local_response_norm(t, size, alpha, beta, k) for t in towers], dim=1)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_as_accurate_as_float32(shape, dtype, groups, laid_out, check_accuracy):
+    x = 3 * torch.randn(shape)
+    check_accuracy(
+        lambda x: local_response_norm(x, 5, 0.2, 0.75, 2.0, groups=groups),
+        lambda x: by_towers(x, 5, 0.2, 0.75, 2.0, groups),
+        [x],
+        dtype,
+        laid_out,
+    )
+
+
+@pytest.mark.parametrize("beta", [0.75, 0.5, 1.0, 0.0, -0.3])
+@pytest.mark.parametrize("size", [1, 2, 4, 5, 7, 13])
+def test_every_window_and_power(size, beta, check_accuracy):
+    """Even windows reach one channel further down; wide ones cover everything."""
+    check_accuracy(
+        lambda x: local_response_norm(x, size, 0.3, beta, 1.5, groups=2),
+        lambda x: by_towers(x, size, 0.3, beta, 1.5, 2),
+        [torch.randn(2, 10, 3, 4)],
+        torch.float32,
+    )
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 5), (2, 6, 2, 3, 4), (2, 6, 2, 1, 2, 3)], ids=str)
+def test_other_dimensions(shape, check_accuracy):
+    check_accuracy(
+        lambda x: local_response_norm(x, 3, groups=2),
+        lambda x: by_towers(x, 3, 1e-4, 0.75, 1.0, 2),
+        [torch.randn(shape)],
+        torch.float32,
+    )
+
+
+def test_defaults_are_torchs():
+    x = 50 * torch.randn(2, 7, 3, 3)
+    torch.testing.assert_close(local_response_norm(x, 5), F.local_response_norm(x, 5))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_sums_do_not_overflow(dtype):
+    """300^2 is beyond float16; torch's own op turns it to zero."""
+    x = torch.full((1, 8, 2, 2), 300.0)
+    got = local_response_norm(x.to(dtype), 5, 5e-4, 0.75, 2.0)
+    torch.testing.assert_close(got, F.local_response_norm(x, 5, 5e-4, 0.75, 2.0).to(dtype))
+
+
+@pytest.mark.parametrize("size", [4, 5])
+def test_first_and_second_derivatives(size):
+    x = torch.randn(2, 6, 2, 2, dtype=torch.float64, requires_grad=True)
+
+    def op(x):
+        return local_response_norm(x, size, 0.3, 0.75, 2.0, groups=2)
+
+    assert torch.autograd.gradcheck(op, x)
+    assert torch.autograd.gradgradcheck(op, x)
+
+
+def test_layout_is_kept():
+    x = torch.randn(2, 8, 3, 5).to(memory_format=torch.channels_last).requires_grad_()
+    y = local_response_norm(x, 5, groups=2)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    y.sum().backward()
+    assert x.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("size", [4, 5])
+def test_compiles_whole_and_agrees(size, layout):
+    x = torch.randn(2, 8, 3, 5).to(memory_format=layout)
+    dy = torch.randn(2, 8, 3, 5)
+
+    def op(x):
+        return local_response_norm(x, size, 0.3, groups=2)
+
+    def run(function):
+        leaf = x.clone().requires_grad_()
+        y = function(leaf)
+        return y, *torch.autograd.grad(y, leaf, dy)
+
+    torch.compiler.reset()
+    compiled = torch.compile(op, fullgraph=True, backend="aot_eager")
+    for got, expected in zip(run(compiled), run(op), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_runs_under_vmap_and_grad():
+    x = torch.randn(3, 2, 8, 4)
+    torch.testing.assert_close(
+        torch.func.vmap(lambda x: local_response_norm(x, 5))(x),
+        torch.stack([local_response_norm(one, 5) for one in x]),
+    )
+    leaf = x[0].clone().requires_grad_()
+    local_response_norm(leaf, 5).sum().backward()
+    torch.testing.assert_close(
+        torch.func.grad(lambda x: local_response_norm(x, 5).sum())(x[0]), leaf.grad
+    )
+
+
+def test_autocast_keeps_the_dtype():
+    x = torch.randn(2, 8, 3, 3, dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = local_response_norm(x, 5)
+    assert got.dtype == torch.bfloat16
+    assert torch.equal(got, local_response_norm(x, 5))
+
+
+@pytest.mark.parametrize("shape", [(0, 6, 4, 4), (2, 6, 0, 4)], ids=str)
+def test_empty(shape):
+    assert local_response_norm(torch.empty(shape), 5, groups=2).shape == shape
+
+
+def test_nan_and_infinity_as_torch():
+    x = torch.randn(1, 12, 1, 2)
+    x[0, 3, 0, 0], x[0, 8, 0, 1] = float("nan"), float("inf")
+    torch.testing.assert_close(
+        local_response_norm(x, 5), F.local_response_norm(x, 5), equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("groups", [4, 0, -1])
+def test_groups_must_divide(groups):
+    with pytest.raises(ValueError, match=rf"`groups` \(={groups}\) must divide the 6 channels"):
+        local_response_norm(torch.ones(2, 6, 3, 3), 5, groups=groups)
+
+
+def test_errors_where_torch_errs():
+    with pytest.raises(ValueError, match="at least 3 dimensions"):
+        local_response_norm(torch.ones(2, 6), 5)
+    with pytest.raises(ValueError, match="`size` must be at least 1"):
+        local_response_norm(torch.ones(2, 6, 3), 0)
+    with pytest.raises(TypeError, match=r"floating point, got torch\.int32"):
+        local_response_norm(torch.ones(2, 6, 3, dtype=torch.int32), 5)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_norm_then_pool(dtype, groups, laid_out, check_accuracy):
+    """The nine values of any window lie so far apart that rounding cannot move its maximum."""
+    nine = (torch.arange(7)[:, None] % 3 * 3 + torch.arange(9) % 3).float()
+    x = 1.4**nine * (1 + 0.1 * torch.rand(2, 8, 7, 9))
+    check_accuracy(
+        lambda x: local_response_norm_max_pool2d(x, 5, 1e-3, 0.75, 2.0, 3, 2, groups=groups),
+        lambda x: F.max_pool2d(by_towers(x, 5, 1e-3, 0.75, 2.0, groups), 3, 2),
+        [x],
+        dtype,
+        laid_out,
+    )
+
+
+def test_norm_then_pool_derivatives():
+    x = torch.randn(1, 4, 5, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda x: local_response_norm_max_pool2d(x, 3, 0.3, 0.75, 1.0, 3, 2, groups=2), x
+    )
+
+
+def test_norm_then_pool_says_what_is_wrong():
+    with pytest.raises(ValueError, match="must divide the 5 channels"):
+        local_response_norm_max_pool2d(torch.ones(1, 5, 4, 4), 5, 1e-4, 0.75, 2.0, 3, 2, groups=2)
