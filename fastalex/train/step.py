@@ -1,5 +1,6 @@
 """One training step: forward, loss, backward, update."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastalex.model import AlexNet
+from fastalex.train.build import load_weights
 from fastalex.train.config import TrainConfig
 from fastalex.train.device import arithmetic
 from fastalex.train.optimizer import MomentumSGD
@@ -49,9 +51,13 @@ class TrainStep:
             "scaler": self.scaler.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a state_dict; the settings of the groups stay as this run's config has them."""
-        self.model.load_state_dict(state["model"])
+    def load_state_dict(self, state: dict[str, Any], origin: Path) -> None:
+        """Take over a state_dict; the settings of the groups stay as this run's config has them.
+
+        Raises:
+            UsageError: the state is of another network; names `origin`, where it came from.
+        """
+        load_weights(self.model, state["model"], origin)
         groups = [{k: v for k, v in g.items() if k != "params"} for g in self._groups()]
         self.optimizer.load_state_dict(state["optimizer"])
         for group, settings in zip(self._groups(), groups, strict=True):

@@ -130,7 +130,7 @@ class _Trainer:
                 f"{self.run} was trained on other images than {self.dataset.root} holds now; "
                 "give --data the dataset it was started with"
             )
-        self.train_step.load_state_dict(state)
+        self.train_step.load_state_dict(state, self.run / checkpoint.LAST)
         self.schedule.load_state_dict(state["schedule"])
         self.step = state["step"]
         self.metrics = None if state["metrics"] is None else Metrics(**state["metrics"])

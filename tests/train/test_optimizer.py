@@ -1,5 +1,7 @@
 """MomentumSGD against the paper's arithmetic, by hand."""
 
+import copy
+
 import pytest
 import torch
 
@@ -66,7 +68,7 @@ def test_state_survives_a_round_trip():
     optimizer.step()
     twin = torch.nn.Parameter(w.detach().clone())
     other = MomentumSGD([twin], lr=0.1)
-    other.load_state_dict(optimizer.state_dict())
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     twin.grad = w.grad.clone()
     optimizer.step()
     other.step()

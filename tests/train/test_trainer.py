@@ -154,14 +154,16 @@ def test_half_precision_stays_close(finished, dataset, tmp_path, precision):
     assert all(v.dtype == torch.float32 for v in weights(tmp_path / "run").values())
 
 
-def test_compiled_training_computes_the_same(finished, dataset, tmp_path):
-    train(replace(SMALL, compile=True, dropout=0.0, steps=4), dataset, tmp_path / "compiled")
-    train(replace(SMALL, dropout=0.0, steps=4), dataset, tmp_path / "eager")
-    compiled, eager = (
-        [line["loss"] for line in read_log(tmp_path / run) if "loss" in line]
-        for run in ("compiled", "eager")
-    )
-    assert compiled == pytest.approx(eager, rel=1e-4)
+def test_compiled_training_computes_the_same(dataset, tmp_path):
+    """Four steps, the rate changing at each: every weight moves as it does in eager mode."""
+    config = replace(SMALL, dropout=0.0, steps=4, schedule="cosine", lr=1e-3, warmup_epochs=0.5)
+    train(replace(config, compile=True), dataset, tmp_path / "compiled")
+    train(config, dataset, tmp_path / "eager")
+    start = build_model(config, 3).state_dict()
+    compiled, eager = weights(tmp_path / "compiled"), weights(tmp_path / "eager")
+    for key, value in eager.items():
+        moved = value - start[key]
+        assert (compiled[key] - value).abs().max() <= 0.01 * moved.abs().max(), key
 
 
 def test_evaluate_run_repeats_the_last_validation(finished, dataset):
