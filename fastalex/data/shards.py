@@ -58,7 +58,7 @@ class Split:
         if zlib.crc32(data.data) != row["crc32"]:
             raise RunError(
                 f"{self.where(image_id)}: the bytes are not those that were written (CRC-32); "
-                "the disk or a copy damaged it: delete the shard and run fastalex-prepare again"
+                f"copy the shard again, or delete {self.root} and run fastalex-prepare again"
             )
         return data
 
