@@ -158,9 +158,11 @@ def test_width(whole):
     assert odd(torch.empty(1, 3, 224, 224, device="meta")).shape == (1, 1000)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compiles_whole_and_agrees(backend, narrow):
-    """`original` has every kind of layer but BatchNorm; dropout 0, so that both draw the same."""
+def test_compiles_whole_and_agrees(narrow):
+    """`original` has every kind of layer but BatchNorm; dropout 0, so that both draw the same.
+
+    Scalar code (simdlen 1) spends half the time in the C++ compiler.
+    """
     model = narrow("original", dropout=0.0).train()
     x = torch.randn(2, 3, 224, 224)
     labels = torch.tensor([3, 1])
@@ -171,7 +173,7 @@ def test_compiles_whole_and_agrees(backend, narrow):
         return [p.grad.clone() for p in model.parameters()]
 
     torch.compiler.reset()
-    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    compiled = torch.compile(model, fullgraph=True, options={"cpp.simdlen": 1})
     torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
     for got, expected in zip(gradients(compiled), gradients(model), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5)
