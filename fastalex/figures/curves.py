@@ -62,8 +62,9 @@ def _finish(axes: Axes) -> None:
     axes.legend(frameon=False, fontsize=9)
 
 
-def _smooth(values: list[float], keep: float = 0.95) -> list[float]:
-    """Exponential running mean, without the bias of its start."""
+def _smooth(values: list[float]) -> list[float]:
+    """Exponential running mean over about a fiftieth of the run, without the bias of its start."""
+    keep = 1 - min(1.0, 50 / max(len(values), 1))
     mean, weight, smoothed = 0.0, 0.0, []
     for value in values:
         mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
