@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from fastalex.commands.options import parse
 from fastalex.data import Dataset, image_folder, prepare
 
 
@@ -17,9 +18,9 @@ class PrepareOptions:
     is set apart for validation. A run that was interrupted goes on where it stopped.
     """
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
     """Folder of images."""
-    out: tyro.conf.Positional[Path]
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Folder to write; new, empty, or from an interrupted run."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Processes; left out: one for each core."""
@@ -27,7 +28,7 @@ class PrepareOptions:
 
 def main(argv: list[str]) -> None:
     """Runs the command. Raises `UsageError` and `RunError`."""
-    options = tyro.cli(PrepareOptions, prog="fastalex-prepare", args=argv)
+    options = parse(PrepareOptions, "fastalex-prepare", argv)
     dataset = prepare(image_folder(options.source), options.out, workers=options.workers)
     print(_summary(dataset))
 
@@ -39,6 +40,6 @@ def _summary(dataset: Dataset) -> str:
     return (
         f"{dataset.root}: {len(dataset.train)} training and {len(dataset.val)} validation images "
         f"of {len(dataset.classes)} classes, {size / 1e6:.1f} MB\n"
-        f"{count} files were refused{f'; the reasons are in {rejected}' if count else ''}\n"
+        f"Files refused: {count}{f'; the reasons are in {rejected}' if count else ''}\n"
         f"Next: fastalex-train --data {dataset.root}"
     )

@@ -21,7 +21,7 @@ def test_the_summary_says_what_was_made_and_what_to_do_next(
     assert len(dataset.train) == 48
     first, second, third = capsys.readouterr().out.splitlines()
     assert f"{tmp_path / 'out'}: 48 training and 12 validation images of 3 classes, " in first
-    assert second == "0 files were refused"
+    assert second == "Files refused: 0"
     assert third == f"Next: fastalex-train --data {tmp_path / 'out'}"
 
 
@@ -35,7 +35,7 @@ def test_the_summary_points_to_the_refused(
     copy.write_bytes(b"GIF89a, or so it says")
     main([str(tmp_path / "in"), str(tmp_path / "out")])
     rejected = tmp_path / "out" / "rejected.csv"
-    assert f"1 files were refused; the reasons are in {rejected}" in capsys.readouterr().out
+    assert f"Files refused: 1; the reasons are in {rejected}" in capsys.readouterr().out
     with open(rejected, newline="") as file:
         (name, reason) = list(csv.reader(file))[1]
     assert tmp_path / "in" / name == copy
@@ -56,6 +56,14 @@ def test_bad_usage_is_one_line_and_exit_2(tmp_path: Path) -> None:
         f"fastalex-prepare: image folder: {tmp_path / 'no-such'} does not exist; check the path\n"
     )
     assert ran.stderr == line
+
+
+def test_a_missing_argument_is_one_line_and_exit_2() -> None:
+    ran = run("only-one")
+    assert ran.returncode == 2
+    assert ran.stderr.count("\n") == 1
+    assert "OUT" in ran.stderr or "out" in ran.stderr
+    assert "fastalex-prepare --help" in ran.stderr
 
 
 def test_help_names_the_options() -> None:

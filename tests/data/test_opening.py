@@ -11,7 +11,7 @@ from fastalex.data import Dataset, demo_dataset, open_dataset
 from fastalex.errors import UsageError
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FASTALEX_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
@@ -37,6 +37,7 @@ def test_an_image_folder_is_prepared_once_into_the_cache(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_a_changed_folder_is_prepared_again(
     tmp_path: Path, fill: Callable[[Path, int], None]
 ) -> None:
@@ -58,6 +59,7 @@ def test_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_what_is_neither(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no-such does not exist"):
         open_dataset(tmp_path / "no-such")
