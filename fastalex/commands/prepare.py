@@ -28,7 +28,8 @@ class PrepareOptions:
 
 def main(argv: list[str]) -> None:
     """Runs the command. Raises `UsageError` and `RunError`."""
-    options = parse(PrepareOptions, "fastalex-prepare", argv)
+    required = PrepareOptions(source=tyro.MISSING, out=tyro.MISSING)
+    options = parse(PrepareOptions, "fastalex-prepare", argv, required)
     dataset = prepare(image_folder(options.source), options.out, workers=options.workers)
     print(_summary(dataset))
 
