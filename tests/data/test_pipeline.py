@@ -1,5 +1,6 @@
 """Batches: the same bits however they are made, resume, damage, clean endings."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -192,16 +193,22 @@ def test_a_damaged_validation_image_is_named(copy: Path) -> None:
         next(batches)
 
 
-def test_closing_leaves_no_thread(dataset: Dataset) -> None:
+def test_closing_leaves_no_thread(dataset: Dataset, copy: Path) -> None:
+    spoil(copy, 20, crc=False)
+    damaged = Dataset.open(copy)
+
     def threads() -> int:
         return len(os.listdir("/proc/self/task"))
 
-    train(dataset, 2)
+    gc.collect()  # what other tests' tracebacks still hold
     before = threads()
     batches = train_batches(dataset, FORMAT, batch_size=8, seed=0, device="cpu")
     next(batches)
     assert threads() > before
     batches.close()
+    assert threads() == before
+    with pytest.raises(RunError):
+        list(train_batches(damaged, FORMAT, batch_size=8, seed=0, device="cpu"))
     assert threads() == before
     list(eval_batches(dataset, FORMAT, batch_size=8, device="cpu"))
     assert threads() == before
