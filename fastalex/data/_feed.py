@@ -90,7 +90,7 @@ class Feed:
                     ids[i], jpeg = self._damaged.stand_in(int(image_id))
                 jpegs.append(jpeg)
         except RunError as error:
-            self.error = error
+            self.error = error.with_traceback(None)  # it would keep DALI's threads alive
             raise StopIteration from None
         self.pending.append(Pending(request, ids, jpegs))
         return jpegs, request.corner, request.flip, request.offset, request.std
@@ -107,7 +107,7 @@ class Feed:
         try:
             return self._damaged.split.read(image_id)
         except RunError as error:
-            return error
+            return error.with_traceback(None)
 
     def unread(self) -> Iterator[Request]:
         """What DALI has not delivered, then what is still to come: where a new feed goes on."""

@@ -180,27 +180,33 @@ def _build(plan: Plan, feed: Feed) -> Pipeline:
 
 
 def _batches(plan: Plan, requests: Iterator[Request], damaged: Damaged) -> Iterator[Batch]:
+    """Starts DALI again behind an image that it cannot decode and that may be replaced.
+
+    Errors are raised once DALI is gone: their tracebacks would keep its threads alive.
+    """
     while True:
         feed = Feed(requests, damaged)
-        pipeline = None
+        pipeline, failure = None, ""
         try:
             pipeline = _build(plan, feed)
             while (images := _next_images(pipeline, plan)) is not None:
                 batch = feed.pending.popleft()
                 yield _to_batch(images, batch, damaged, plan.device)
-            if feed.error is not None:
-                raise feed.error
-            return
         except _DecodeError as error:
-            undecodable = feed.undecodable()
-            if not undecodable:
-                raise RunError(f"DALI failed: {error}; no image is to blame") from error
-            for image_id, reason in undecodable.items():
-                damaged.add(image_id, reason)
-            requests = feed.unread()
+            failure = str(error)
         finally:
             feed.close()
-            pipeline = None  # ends its threads, even where a traceback keeps this frame
+            pipeline = None
+        if not failure:
+            break
+        undecodable = feed.undecodable()
+        if not undecodable:
+            raise RunError(f"DALI failed, and no image is to blame: {failure}")
+        for image_id, reason in undecodable.items():
+            damaged.add(image_id, reason)
+        requests = feed.unread()
+    if feed.error is not None:
+        raise feed.error
 
 
 class _DecodeError(Exception):
@@ -213,7 +219,7 @@ def _next_images(pipeline: Pipeline, plan: Plan) -> torch.Tensor | None:
     except StopIteration:
         return None
     except RuntimeError as error:
-        raise _DecodeError(str(error).strip().splitlines()[0]) from error
+        raise _DecodeError(" ".join(str(error).split())[:300]) from error
     with plan.device:
         return torch.from_dlpack(output.as_tensor())
 

@@ -193,8 +193,9 @@ def test_a_damaged_validation_image_is_named(copy: Path) -> None:
         next(batches)
 
 
-def test_closing_leaves_no_thread(dataset: Dataset, copy: Path) -> None:
-    spoil(copy, 20, crc=False)
+@pytest.mark.parametrize("crc", [False, True])
+def test_closing_leaves_no_thread(dataset: Dataset, copy: Path, crc: bool) -> None:
+    spoil(copy, 20, crc=crc)
     damaged = Dataset.open(copy)
 
     def threads() -> int:
