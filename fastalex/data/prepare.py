@@ -79,7 +79,11 @@ def _alone(out: Path) -> Iterator[None]:
     """Waits while another process prepares the same folder; a killed one holds nothing."""
     fd = os.open(out, os.O_RDONLY)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that is preparing {out}", file=sys.stderr)
+            fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
         os.close(fd)
@@ -132,6 +136,9 @@ def _begin(source: Source, out: Path) -> None:
                 f"give another folder, or delete {out} first"
             )
         print(f"{root} has changed since {out} was begun: starting over", file=sys.stderr)
+        for pattern in ("*.tar", "*.idx", "*.tmp"):
+            for path in out.glob(pattern):
+                path.unlink()
         shutil.rmtree(out / UNFINISHED)
     try:
         note.parent.mkdir(exist_ok=True)

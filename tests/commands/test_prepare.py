@@ -1,16 +1,14 @@
 """fastalex-prepare: what it prints, and its exit codes."""
 
 import csv
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fastalex.commands.prepare import main
 from fastalex.data import Dataset
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_the_summary_says_what_was_made_and_what_to_do_next(
@@ -42,32 +40,29 @@ def test_the_summary_points_to_the_refused(
     assert reason == "not an image"
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    script = "import fastalex.commands as c; c.prepare()"
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-
-def test_bad_usage_is_one_line_and_exit_2(tmp_path: Path) -> None:
-    ran = run(tmp_path / "no-such", tmp_path / "out")
-    assert ran.returncode == 2
-    assert ran.stdout == ""
-    line = (
-        f"fastalex-prepare: image folder: {tmp_path / 'no-such'} does not exist; check the path\n"
+def test_bad_usage_is_one_line_and_exit_2(call: Callable[..., Any], tmp_path: Path) -> None:
+    result = call("prepare", tmp_path / "no-such", tmp_path / "out")
+    result.assert_one_line(
+        2, f"image folder: {tmp_path / 'no-such'} does not exist; check the path"
     )
-    assert ran.stderr == line
+    assert result.out == ""
 
 
-def test_a_missing_argument_is_one_line_and_exit_2() -> None:
-    ran = run("only-one")
-    assert ran.returncode == 2
-    assert ran.stderr.count("\n") == 1
-    assert "OUT" in ran.stderr or "out" in ran.stderr
-    assert "fastalex-prepare --help" in ran.stderr
+def test_a_missing_argument_is_one_line_and_exit_2(call: Callable[..., Any]) -> None:
+    call("prepare", "only-one").assert_one_line(2, "OUT", "fastalex-prepare --help")
 
 
-def test_help_names_the_options() -> None:
-    ran = run("--help")
-    assert ran.returncode == 0
+def test_a_failed_run_is_one_line_and_exit_1(call: Callable[..., Any], tmp_path: Path) -> None:
+    for name in ("a/1", "a/2", "b/1", "b/2"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text("no picture")
+    result = call("prepare", tmp_path / "in", tmp_path / "out")
+    assert result.code == 1
+    assert result.err.splitlines()[-1].startswith("fastalex-prepare: prepare: every train image")
+
+
+def test_help_names_the_options(call: Callable[..., Any]) -> None:
+    result = call("prepare", "--help")
+    assert result.code == 0
     for text in ("fastalex-prepare", "SOURCE", "OUT", "--workers", "CLASS/image.jpg"):
-        assert text in ran.stdout
+        assert text in result.out

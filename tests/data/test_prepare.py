@@ -1,6 +1,7 @@
 """A folder -> a dataset: what is stored, the same bytes always, kills, full disks, refusals."""
 
 import csv
+import fcntl
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -177,7 +179,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 def test_a_full_disk_is_one_line_and_the_next_run_goes_on(
     folder: Path, tmp_path: Path, uninterrupted: dict[str, bytes]
 ) -> None:
-    script = "import fastalex.commands as c; c.prepare()"
+    script = "from fastalex.commands import launch; launch.prepare()"
     out = tmp_path / "out"
     run = subprocess.run(
         [sys.executable, "-c", script, folder, out, "--workers", "1"],
@@ -235,8 +237,12 @@ def test_a_class_without_any_image_stops_it_until_mended(
     assert (out / "rejected.csv").read_text().count("not an image") == 4
     for path, data in sound.items():
         path.write_bytes(data)
-    assert len(prepare(image_folder(root), out).classes) == 3
+    for path in list((root / "palace").iterdir())[2:] + list((root / "flower").iterdir())[2:]:
+        path.unlink()
+    prepare(image_folder(root), out)
     assert "has changed since" in capsys.readouterr().err
+    prepare(image_folder(root), tmp_path / "anew")
+    assert contents(out) == contents(tmp_path / "anew")
 
 
 def test_no_sound_image_at_all(tmp_path: Path) -> None:
@@ -264,6 +270,21 @@ def test_prepared_again_says_so_and_returns(
     assert prepare(image_folder(folder), tmp_path / "out").fingerprint == first.fingerprint
     assert contents(tmp_path / "out") == before
     assert "is already prepared from the files in" in capsys.readouterr().err
+
+
+def test_two_runs_into_one_folder_wait_for_each_other(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    fd = os.open(out, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    run = threading.Thread(target=prepare, args=(image_folder(folder), out))
+    run.start()
+    run.join(0.5)
+    assert run.is_alive()
+    assert list(out.iterdir()) == []
+    os.close(fd)
+    run.join(30)
+    assert len(Dataset.open(out).train) == 40
 
 
 def test_another_source_is_refused(
