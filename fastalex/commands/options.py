@@ -19,10 +19,10 @@ def parse(kind: type[T], prog: str, argv: list[str], default: T | None = None) -
         SystemExit: --help was asked for and printed.
     """
     box = io.StringIO()
-    missing = tyro.MISSING if default is None else default
+    given = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(kind, prog=prog, args=argv, default=missing)
+            return tyro.cli(kind, prog=prog, args=argv, **given)
     except SystemExit as error:
         if not error.code:
             raise

@@ -14,8 +14,11 @@ from fastalex.data import Dataset, image_folder, prepare
 class PrepareOptions:
     """Prepare a folder of images for training, once.
 
-    SOURCE holds train/CLASS/image.jpg and val/CLASS/image.jpg, or CLASS/image.jpg, of which a tenth
-    is set apart for validation. A run that was interrupted goes on where it stopped.
+    SOURCE holds train/CLASS/image.jpg and val/CLASS/image.jpg,
+
+    or CLASS/image.jpg, of which a tenth is set apart for validation.
+
+    A run that was interrupted goes on where it stopped.
     """
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
@@ -28,8 +31,7 @@ class PrepareOptions:
 
 def main(argv: list[str]) -> None:
     """Runs the command. Raises `UsageError` and `RunError`."""
-    required = PrepareOptions(source=tyro.MISSING, out=tyro.MISSING)
-    options = parse(PrepareOptions, "fastalex-prepare", argv, required)
+    options = parse(PrepareOptions, "fastalex-prepare", argv)
     dataset = prepare(image_folder(options.source), options.out, workers=options.workers)
     print(_summary(dataset))
 

@@ -29,9 +29,13 @@ FIXED_AT_START = (
 class Options:
     """Train AlexNet. Without options: the built-in demo, a few minutes on a CPU.
 
-    --recipe (demo, or paper where --data is given) sets the defaults of the other options, shown
-    here for this command line, and options override them. What is in force is written to config.json in the run directory, with log.jsonl, the last
-    checkpoint (last.pt), the weights (model.safetensors), TensorBoard events and curves.png.
+    --recipe sets the defaults of the other options, and options override them.
+
+    Left out, it is demo, or paper where --data is given. The defaults shown are in force here.
+
+    The run directory gets config.json, log.jsonl, last.pt (the checkpoint that --resume reads),
+
+    model.safetensors (the weights), curves.png and TensorBoard events.
     """
 
     train: tyro.conf.OmitArgPrefixes[TrainConfig]

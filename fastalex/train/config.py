@@ -26,11 +26,11 @@ VariantName = Literal[
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """The defaults here are the paper's recipe."""
+    """Settings of a run, written to its config.json."""
 
     recipe: RecipeName = "paper"
-    """Sets the defaults of all that follows: demo (the built-in digits), paper (as printed),
-    original (as run in 2012), caffe (bvlc_alexnet's solver), modern (batch norm, large batch)."""
+    """Sets the defaults of all that follows. demo: the built-in digits; paper: as printed;
+    original: as run in 2012; caffe: bvlc_alexnet's solver; modern: batch norm, large batch."""
     data: Path | None = None
     """Prepared dataset (fastalex-prepare) or folder of images; left out: the built-in digits."""
     variant: VariantName = "paper"
@@ -56,8 +56,8 @@ class TrainConfig:
     lr: float = 0.01
     """Learning rate at the start (cosine: at its peak)."""
     schedule: ScheduleName = "plateau"
-    """How the rate falls: constant; plateau (/ 10 when validation error stops improving); step
-    (/ 10 every --step-epochs); cosine; original (the phases of 2012, --lr scales them)."""
+    """How the rate falls: constant; plateau, / 10 when validation error stops improving; step, / 10
+    every --step-epochs; cosine; original, the phases of 2012 (--lr scales them)."""
     patience: int = 3
     """plateau: passes without a better validation error before the rate drops."""
     lr_floor: float = 1e-5
