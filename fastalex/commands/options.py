@@ -19,10 +19,11 @@ def parse(kind: type[T], prog: str, argv: list[str], default: T | None = None) -
         SystemExit: --help was asked for and printed.
     """
     box = io.StringIO()
-    given = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(kind, prog=prog, args=argv, **given)
+            if default is None:
+                return tyro.cli(kind, prog=prog, args=argv)
+            return tyro.cli(kind, prog=prog, args=argv, default=default)
     except SystemExit as error:
         if not error.code:
             raise

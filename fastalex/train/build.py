@@ -33,7 +33,7 @@ def build_model(config: TrainConfig, num_classes: int) -> AlexNet:
         raise UsageError(str(error)) from error
     if config.init_from is not None:
         _start_from(model, config.init_from, config)
-    return model.to(memory_format=torch.channels_last)
+    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def input_format(config: TrainConfig) -> InputFormat:

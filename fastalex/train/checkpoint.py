@@ -18,7 +18,7 @@ LAST = "last.pt"
 FORMAT = 1
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file, then put it in `path`'s place.
 
     A reader, or a kill, finds the old file or the new one, never half of one.
