@@ -12,7 +12,7 @@ class RunError(RuntimeError):
     """A sound request failed on the way: says what broke and what is left. Exit 1."""
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - asked for, hence no error
     """A signal ended a run that saved its state first: says how to go on. Exit 128 + signal."""
 
     def __init__(self, message: str, signum: int) -> None:

@@ -1,7 +1,7 @@
 """What numbers a network expects at its input.
 
-A fact of the network (its variant states it) that the data pipeline must meet; it stands here, below
-both, because `fastalex.model` and `fastalex.data` do not know each other.
+A fact of the network (its variant states it) that the data pipeline must meet; it stands here,
+below both, because `fastalex.model` and `fastalex.data` do not know each other.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Mean = Literal["image", "center", "channel"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputFormat:
-    """Images as a network wants them: (B, 3, size, size), (pixel - mean) / std, pixels in 0..255."""
+    """Images as a network wants them: (B, 3, size, size), (pixel - mean) / std, pixel 0..255."""
 
     size: int = 224
     """Side of the square window, in pixels."""

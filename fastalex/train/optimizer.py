@@ -7,7 +7,9 @@
 constant; after a drop by ten the paper's velocity still carries the old, larger steps. Caffe's
 solver has the paper's form, cuda-convnet too.
 """
-# pyright: reportPrivateImportUsage=false (torch._foreach_* is what torch.optim itself uses)
+
+# torch._foreach_* is what torch.optim itself is made of
+# pyright: reportPrivateImportUsage=false
 
 from collections.abc import Iterable
 from typing import Any
