@@ -34,13 +34,12 @@ def shard_name(split: str, number: int) -> str:
 class Split:
     """The training or the validation images of a dataset, numbered 0 .. n - 1."""
 
-    def __init__(self, root: Path, name: str, index: np.ndarray, shard_sizes: list[int]) -> None:
+    def __init__(self, root: Path, name: str, index: np.ndarray) -> None:
         self.root = root
         self.name = name
         self.labels = index["label"].astype(np.int64)
         """(n,) int64."""
         self._index = index
-        self._shard_sizes = shard_sizes
         self._maps: dict[int, np.memmap] = {}
 
     def __len__(self) -> int:
@@ -162,14 +161,13 @@ def _parse_manifest(root: Path, text: bytes) -> dict:
 
 
 def _open_split(root: Path, name: str, manifest: dict) -> Split:
-    sizes = [shard["size"] for shard in manifest["shards"][name]]
-    for number, size in enumerate(sizes):
-        path = root / shard_name(name, number)
+    for shard in manifest["shards"][name]:
+        path, size = root / shard["file"], shard["size"]
         if not path.is_file():
             raise _altered(path, "is missing")
         if (found := path.stat().st_size) != size:
             raise _altered(path, f"has {found} bytes, not the {size} that were written")
-    return Split(root, name, np.load(root / f"{name}.npy"), sizes)
+    return Split(root, name, np.load(root / f"{name}.npy"))
 
 
 def _read(root: Path, name: str) -> bytes:

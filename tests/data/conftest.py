@@ -1,5 +1,6 @@
 """Real pictures: crops of scikit-learn's two sample photographs, and a dataset prepared of them."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,3 +50,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory, fill: Callable[[Path, int],
 def dataset(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """`folder`, prepared. Not to be changed."""
     return prepare(image_folder(folder), tmp_path_factory.mktemp("prepared") / "photos")
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """`contents(folder)`: name and bytes of every file below it."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+    return read
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight images a shard."""
+    monkeypatch.setattr(sys.modules["fastalex.data.prepare"], "IMAGES_PER_SHARD", 8)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(
+    folder: Path,
+    contents: Callable[[Path], dict[str, bytes]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, bytes]:
+    """The files of `folder` prepared in one go by one worker, eight images a shard."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["fastalex.data.prepare"], "IMAGES_PER_SHARD", 8)
+        out = tmp_path_factory.mktemp("whole") / "out"
+        prepare(image_folder(folder), out, workers=1)
+    return contents(out)
