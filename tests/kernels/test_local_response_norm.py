@@ -125,7 +125,12 @@ def test_autocast_keeps_the_dtype():
 
 @pytest.mark.parametrize("shape", [(0, 6, 4, 4), (2, 6, 0, 4)], ids=str)
 def test_empty(shape):
-    assert local_response_norm(torch.empty(shape), 5, groups=2).shape == shape
+    """Compiled, too, where the window is read by a pool that wants something to read."""
+    x = torch.empty(shape)
+    assert local_response_norm(x, 5, groups=2).shape == shape
+    torch.compiler.reset()
+    compiled = torch.compile(local_response_norm, fullgraph=True, backend="aot_eager")
+    assert compiled(x, 5, groups=2).shape == shape
 
 
 def test_nan_and_infinity_as_torch():
