@@ -1,8 +1,28 @@
-"""fastalex: AlexNet (Krizhevsky, Sutskever, Hinton 2012) for PyTorch."""
+"""fastalex: AlexNet (Krizhevsky, Sutskever, Hinton 2012) for PyTorch.
 
-from fastalex import kernels
-from fastalex.model import AlexNet
+`AlexNet` and `kernels` are what other projects import. Both are loaded when first asked for, so
+that what needs no network, such as the workers of fastalex-prepare, does not wait for torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastalex import kernels
+    from fastalex.model import AlexNet
 
 __version__ = "0.1.0"
 
 __all__ = ["AlexNet", "__version__", "kernels"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "AlexNet":
+        return importlib.import_module("fastalex.model").AlexNet
+    if name == "kernels":
+        return importlib.import_module("fastalex.kernels")
+    raise AttributeError(f"module 'fastalex' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

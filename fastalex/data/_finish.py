@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastalex.data import _files
+from fastalex import files
 from fastalex.data._shard_writer import Part
 from fastalex.data.jpeg import QUALITY, SUBSAMPLING
 from fastalex.data.shards import MANIFEST, SIDE, VERSION, shard_name
@@ -28,17 +28,17 @@ def finish(classes: tuple[str, ...], out: Path, parts: dict[str, list[Part]], so
     _write_rejected(out / "rejected.csv", rejected)
     for split, half in parts.items():
         _check_images(classes, out, split, half)
-    files: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     for split, half in parts.items():
-        files[f"{split}.npy"] = _npy(np.concatenate([part.index for part in half]))
+        contents[f"{split}.npy"] = _npy(np.concatenate([part.index for part in half]))
         names = [name for part in half for name in part.names]
-        files[f"{split}.names.json"] = json.dumps(names).encode()
+        contents[f"{split}.names.json"] = json.dumps(names).encode()
     num_train = sum(len(part.index) for part in parts["train"])
     pixel_sum = sum((part.pixel_sum for part in parts["train"]), np.zeros((SIDE, SIDE, 3), int))
     products = sum((part.products for part in parts["train"]), np.zeros((3, 3), int))
-    files["mean.npy"] = _npy((pixel_sum / num_train).astype(np.float32))
-    for name, data in files.items():
-        _files.write(out / name, data)
+    contents["mean.npy"] = _npy((pixel_sum / num_train).astype(np.float32))
+    for name, data in contents.items():
+        files.write(out / name, data)
     manifest = {
         "format": "fastalex dataset",
         "version": VERSION,
@@ -53,10 +53,10 @@ def finish(classes: tuple[str, ...], out: Path, parts: dict[str, list[Part]], so
             for split, half in parts.items()
         },
         "rejected": len(rejected),
-        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
         "source": source,
     }
-    _files.write(out / MANIFEST, json.dumps(manifest, indent=1).encode())
+    files.write(out / MANIFEST, json.dumps(manifest, indent=1).encode())
 
 
 def _write_rejected(path: Path, rejected: list[tuple[str, int, str]]) -> None:
@@ -64,7 +64,7 @@ def _write_rejected(path: Path, rejected: list[tuple[str, int, str]]) -> None:
     rows = csv.writer(text)
     rows.writerow(["name", "reason"])
     rows.writerows((name, reason) for name, _, reason in rejected)
-    _files.write(path, text.getvalue().encode(errors="backslashreplace"))
+    files.write(path, text.getvalue().encode(errors="backslashreplace"))
 
 
 def _check_images(classes: tuple[str, ...], out: Path, split: str, parts: list[Part]) -> None:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from fastalex.data import _files
+from fastalex import files
 from fastalex.data._workers import CHUNK, Convert
 from fastalex.data.shards import INDEX, SIDE, UNFINISHED, shard_name
 from fastalex.data.sources import Image
@@ -79,7 +79,7 @@ def write_shard(
     rows: list[tuple[int, int, int, int, int]] = []
     lines: list[str] = []
     chunks = [images[at : at + CHUNK] for at in range(0, len(images), CHUNK)]
-    with _files.whole(out / shard_name(split, number)) as tar:
+    with files.whole(out / shard_name(split, number)) as tar:
         converted = convert([image.path for image in chunk] for chunk in chunks)
         for chunk, result in zip(chunks, converted, strict=True):
             for image, jpeg in zip(chunk, result.jpegs, strict=True):
@@ -102,7 +102,7 @@ def write_shard(
         part.tar_size = tar.tell()
     part.index = np.array(rows, INDEX)
     idx = out / shard_name(split, number).replace(".tar", ".idx")
-    _files.write(idx, f"v1.2 {len(lines)}\n{''.join(lines)}".encode())
+    files.write(idx, f"v1.2 {len(lines)}\n{''.join(lines)}".encode())
     _save_part(out, split, number, part)
     return part
 
@@ -128,7 +128,7 @@ def _save_part(out: Path, split: str, number: int, part: Part) -> None:
         products=part.products,
         text=np.frombuffer(json.dumps(text).encode(), np.uint8),
     )
-    _files.write(_part_path(out, split, number), buffer.getvalue())
+    files.write(_part_path(out, split, number), buffer.getvalue())
 
 
 def _part_path(out: Path, split: str, number: int) -> Path:

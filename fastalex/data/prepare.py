@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fastalex.data import _files
+from fastalex import files
 from fastalex.data._finish import finish
 from fastalex.data._progress import Progress
 from fastalex.data._shard_writer import Part, load_part, write_shard
@@ -136,7 +136,7 @@ def _begin(source: Source, out: Path) -> None:
                 f"give another folder, or delete {out} first"
             )
         print(f"{root} has changed since {out} was begun: starting over", file=sys.stderr)
-        for pattern in ("*.tar", "*.idx", "*.tmp"):
+        for pattern in ("*.tar", "*.idx", ".*.tmp"):
             for path in out.glob(pattern):
                 path.unlink()
         shutil.rmtree(out / UNFINISHED)
@@ -144,7 +144,7 @@ def _begin(source: Source, out: Path) -> None:
         note.parent.mkdir(exist_ok=True)
     except OSError as error:
         raise RunError(f"prepare: cannot write to {out}: {error.strerror}") from error
-    _files.write(note, json.dumps(state).encode())
+    files.write(note, json.dumps(state).encode())
 
 
 def _write_shards(source: Source, out: Path, workers: int | None) -> dict[str, list[Part]]:

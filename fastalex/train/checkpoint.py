@@ -1,56 +1,33 @@
-"""The run directory's files that must be whole or absent: last.pt, model.safetensors, config.json.
+"""last.pt: all that the next step of a run depends on.
 
 A checkpoint is one dict of plain values and tensors (it loads with `weights_only=True`): the
 single-model state_dict, optimizer, schedule, step, random states, config, classes and mean image.
 """
 
-import contextlib
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fastalex import files
 from fastalex.errors import RunError, UsageError
 
 LAST = "last.pt"
 FORMAT = 1
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file, then put it in `path`'s place.
-
-    A reader, or a kill, finds the old file or the new one, never half of one.
-
-    Raises:
-        RunError: the file cannot be written; what stood at `path` still does.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        kept = "; the one written before is kept" if path.exists() else ""
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-        raise RunError(
-            f"{path} could not be written ({reason}){kept}: make room, then go on with --resume"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+GO_ON = "what was saved before is kept: make room, then go on with --resume"
 
 
 def save(run: Path, state: dict[str, Any]) -> None:
-    """Write `state` as the run's last checkpoint."""
-    write_whole(run / LAST, lambda path: torch.save({"format": FORMAT, **state}, path))
+    """Write `state` as the run's last checkpoint.
+
+    Raises:
+        RunError: it cannot be written; the one before stays.
+    """
+    with files.whole(run / LAST, GO_ON) as file:
+        try:
+            torch.save({"format": FORMAT, **state}, file)
+        except RuntimeError as error:  # how its writer reports a full disk
+            raise OSError(str(error).splitlines()[0]) from error
 
 
 def load(run: Path) -> dict[str, Any] | None:

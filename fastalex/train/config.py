@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 
 import fastalex
+from fastalex import files
 from fastalex.errors import RunError, UsageError
-from fastalex.train.checkpoint import write_whole
 
 Precision = Literal["bf16", "fp16", "fp32"]
 ScheduleName = Literal["constant", "plateau", "step", "cosine", "original"]
@@ -130,7 +130,7 @@ def write_config(config: TrainConfig, run: Path) -> None:
     """Write the config in force, and the versions that it runs under, as the run's config.json."""
     versions = {"fastalex": fastalex.__version__, "torch": torch.__version__}
     text = json.dumps({"train": config.to_json(), "versions": versions}, indent=2) + "\n"
-    write_whole(run / "config.json", lambda path: path.write_text(text))
+    files.write(run / "config.json", text.encode())
 
 
 def read_config(run: Path) -> TrainConfig:

@@ -14,7 +14,8 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from fastalex.train.checkpoint import write_whole
+from fastalex import files
+from fastalex.train.checkpoint import GO_ON
 
 LOG = "log.jsonl"
 
@@ -37,7 +38,7 @@ class RunLog:
     def __init__(self, run: Path, *, step: int, total_steps: int) -> None:
         kept = [line for line in read_log(run) if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        write_whole(run / LOG, lambda path: path.write_text(text))
+        files.write(run / LOG, text.encode(), GO_ON)
         self._file = open(run / LOG, "a", buffering=1)  # noqa: SIM115 - closed in close()
         self._board = SummaryWriter(str(run), purge_step=step + 1 if step else None)
         # disable=None: no bar where stderr is no terminal; `_say` prints lines there instead.

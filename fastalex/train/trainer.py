@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from fastalex import files
 from fastalex.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from fastalex.data.shards import Dataset
 from fastalex.errors import RunError, Stopped, UsageError
@@ -228,7 +229,7 @@ class _Trainer:
         checkpoint.save(self.run, self.state_dict())
         weights = {k: v.contiguous() for k, v in self.train_step.model.state_dict().items()}
         facts = {"variant": self.config.variant, "format": "pt"}
-        checkpoint.write_whole(self.run / WEIGHTS, lambda path: save_file(weights, path, facts))
+        files.write(self.run / WEIGHTS, safetensors.torch.save(weights, facts), checkpoint.GO_ON)
         self.fetched_at = self.saved_at = time.monotonic()
 
     def _stop(self, signum: int) -> None:

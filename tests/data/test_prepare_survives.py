@@ -132,7 +132,9 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(
     assert run.returncode == 1
     line = run.stderr.strip()
     assert "\n" not in line
-    assert line.startswith(f"fastalex-prepare: cannot write {out}/train-00000.tar: File too large;")
+    assert line.startswith(
+        f"fastalex-prepare: {out}/train-00000.tar cannot be written (File too large);"
+    )
     assert "make room" in line
     assert [path.name for path in out.glob("*.tar*")] == []
     prepare(image_folder(folder), out, workers=1)
