@@ -103,11 +103,11 @@ def images(device):
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("work", WORK)
 def bench_model(work, provider, images, device, time_it):
-    time_it(WORK[work](provider, images, device), rounds=3, images=len(images))
+    time_it(WORK[work](provider, images, device), rounds=5, images=len(images))
 
 
 @pytest.mark.parametrize(("ours", "peer"), PAIRS, ids=[f"{ours}:{peer}" for ours, peer in PAIRS])
 @pytest.mark.parametrize("work", WORK)
 def bench_ratio(work, ours, peer, images, device, compare):
     make = WORK[work]
-    compare(make(ours, images, device), make(peer, images, device), rounds=5, images=len(images))
+    compare(make(ours, images, device), make(peer, images, device), rounds=11, images=len(images))

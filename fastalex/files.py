@@ -18,7 +18,7 @@ def whole(path: Path, advice: str = RETRY) -> Iterator[BinaryIO]:
     A reader, or a kill, finds what stood there before or the new file, never a part of it.
 
     Raises:
-        RunError: the file cannot be written (an OSError in the block); gives the reason and the `advice`.
+        RunError: the file cannot be written (an OSError in the block); gives reason and `advice`.
     """
     unfinished = path.with_name(f".{path.name}.tmp")
     try:

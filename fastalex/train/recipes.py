@@ -88,7 +88,7 @@ def demo(device: str) -> TrainConfig:
         init="he",
         input_std=64.0,
         batch_size=32,
-        epochs=8,
+        epochs=12,
         schedule="cosine",
         lighting=0.0,
         flip=False,
