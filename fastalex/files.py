@@ -28,14 +28,16 @@ def whole(path: Path, advice: str = RETRY) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
         _sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             unfinished.unlink()  # gives the space back
+        if not isinstance(error, OSError):
+            raise
         reason = error.strerror or error
         raise RunError(f"{path} cannot be written ({reason}); {advice}") from error
 
 
-def write(path: Path, data: bytes, advice: str = RETRY) -> None:
+def write(path: Path, data: bytes | memoryview, advice: str = RETRY) -> None:
     """`whole` for bytes at hand."""
     with whole(path, advice) as file:
         file.write(data)

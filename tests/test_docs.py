@@ -39,7 +39,8 @@ def test_ci_runs_the_test_command_of_the_readme():
     command = re.search(r"<!-- the test command -->\n```bash\n(.*)\n```", readme)
     assert command
     assert command[1].endswith(".venv/bin/pytest")
-    assert "the test command" in (ROOT / ".ci" / "run").read_text()
+    script = (ROOT / ".ci" / "run").read_text()
+    assert 'eval "$test_command"' in script.splitlines()
 
 
 def rows(text: str) -> dict[str, list[str]]:

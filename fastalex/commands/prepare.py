@@ -26,7 +26,7 @@ class PrepareOptions:
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Folder to write; new, empty, or from an interrupted run."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Processes; left out: one for each core."""
+    """Processes; left out: one for each core, or just one for fewer than 2,000 images."""
 
 
 def main(argv: list[str]) -> None:

@@ -15,14 +15,10 @@ from fastalex.data.shards import Dataset
 from fastalex.errors import UsageError
 from fastalex.figures.curves import draw_curves
 from fastalex.train import TrainConfig, read_config, recipe, train
-from fastalex.train.config import flag
 from fastalex.train.device import pick_device
+from fastalex.train.log import read_log
 from fastalex.train.recipes import RECIPES
-
-FIXED_AT_START = (
-    "recipe", "variant", "width", "init", "init_from", "input_std", "batch_size", "seed"
-)  # fmt: skip
-"""What a resumed run cannot change: its network, and the order of its images."""
+from fastalex.train.rundir import check_new, check_resumed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +49,14 @@ def main(argv: list[str]) -> None:
     if options.resume is not None and options.out is not None:
         raise UsageError("--out and --resume exclude each other: a resumed run stays where it is")
     run = options.resume or options.out or _fresh_run(config)
+    if options.resume is not None:
+        check_resumed(config, run)
+    else:
+        check_new(run)  # before hours of preparing
     dataset = demo_dataset() if config.data is None else open_dataset(config.data)
     _announce(config, dataset, run, device)
     metrics = train(config, dataset, run, resume=options.resume is not None)
-    draw_curves(run)
+    draw_curves(read_log(run), run / "curves.png", title=run.name)
     right = 1 - metrics.top1_error
     print(
         f"done: {right:.2%} of {metrics.images} validation images right, "
@@ -86,14 +86,6 @@ def _parse(argv: list[str]) -> Options:
         name = name if name in RECIPES else "demo"  # parse() refuses others
         started = recipe(name, "cuda" if on_gpu else "cpu")
     options = parse(Options, "fastalex-train", argv, Options(train=started))
-    if known.resume is not None:
-        for name in FIXED_AT_START:
-            before, now = getattr(started, name), getattr(options.train, name)
-            if now != before:
-                raise UsageError(
-                    f"{flag(name)} {now}: {known.resume} was started with {before}; "
-                    "leave it out, or start a new run"
-                )
     return dataclasses.replace(options, train=_with_full_paths(options.train))
 
 
@@ -121,11 +113,11 @@ def _announce(config: TrainConfig, dataset: Dataset, run: Path, device: torch.de
     start = f", {config.init} initialisation" if config.init else ""
     compiled = "compiled" if config.compile else "not compiled"
     print(f"{config.recipe}: {network}{start}, {config.precision}, {compiled}, on {where}")
-    if config.recipe == "demo":
+    if config.recipe == "demo" and config.init == "he":
         print(
             "the demo starts from He's initialisation, since the paper's does not leave chance "
             "level within minutes"
-            + (", and without a GPU from a narrower network" * (config.width != 1))
+            + (", and without a GPU from a narrower network" if config.width < 1 else "")
         )
     print(
         f"data: {dataset.root}, {len(dataset.train)} training and {len(dataset.val)} validation "

@@ -19,7 +19,7 @@ def open_dataset(path: Path) -> Dataset:
         UsageError: `path` is neither.
         RunError: the dataset is damaged, or the preparation failed.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if is_dataset(path) or (path / UNFINISHED).is_dir():
         return Dataset.open(path)
     source = image_folder(path)
@@ -27,7 +27,7 @@ def open_dataset(path: Path) -> Dataset:
     if is_dataset(out):
         return Dataset.open(out)
     count = len(source.train) + len(source.val)
-    print(f"preparing the {count} images of {path} once, into {out}")
+    print(f"preparing the {count} images of {path} once, into {out}", flush=True)
     return prepare(source, out)
 
 

@@ -14,7 +14,7 @@ those of `fastalex.data.sampler`. DALI reads through `external_source`, so the o
 works in its own threads while the caller trains.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,7 @@ def train_batches(
     world_size: int = 1,
     skip_bad: int = 0,
     threads: int | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Endless training batches from `step` of `epoch`, the same bits however they are made.
 
     Args:
@@ -112,7 +112,7 @@ def eval_batches(
     rank: int = 0,
     world_size: int = 1,
     threads: int | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The validation images once, in order of id: their centre window, without lighting.
 
     Args:
@@ -179,7 +179,9 @@ def _build(plan: Plan, feed: Feed) -> Pipeline:
     return pipeline
 
 
-def _batches(plan: Plan, requests: Iterator[Request], damaged: Damaged) -> Iterator[Batch]:
+def _batches(
+    plan: Plan, requests: Iterator[Request], damaged: Damaged
+) -> Generator[Batch, None, None]:
     """Starts DALI again behind an image that it cannot decode and that may be replaced.
 
     Errors are raised once DALI is gone: their tracebacks would keep its threads alive.
@@ -214,18 +216,21 @@ class _DecodeError(Exception):
 
 
 def _next_images(pipeline: Pipeline, plan: Plan) -> torch.Tensor | None:
+    # On a GPU in torch's own stream: so the buffer is free again only after its last reader there.
+    stream = [torch.cuda.current_stream(plan.device)] if plan.device.type == "cuda" else []
     try:
-        (output,) = pipeline.run()
+        (output,) = pipeline.run(*stream)
     except StopIteration:
         return None
     except RuntimeError as error:
         raise _DecodeError(" ".join(str(error).split())[:300]) from error
-    with plan.device:
-        return torch.from_dlpack(output.as_tensor())
+    return torch.from_dlpack(output.as_tensor())
 
 
 def _to_batch(
     images: torch.Tensor, batch: Pending, damaged: Damaged, device: torch.device
 ) -> Batch:
-    labels = torch.from_numpy(damaged.split.labels[batch.ids]).to(device)
+    labels = torch.from_numpy(damaged.split.labels[batch.ids])
+    if device.type == "cuda":  # a copy from pinned memory does not wait for the device
+        labels = labels.pin_memory().to(device, non_blocking=True)
     return Batch(images.permute(0, 3, 1, 2), labels, batch.ids)

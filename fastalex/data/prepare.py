@@ -35,7 +35,8 @@ def prepare(source: Source, out: Path, *, workers: int | None = None) -> Dataset
     Args:
         source: see `fastalex.data.image_folder`.
         out: a folder that does not exist, is empty, or holds this source prepared or half prepared.
-        workers: processes; None takes every core this process may use, 1 works in this process.
+        workers: processes; None takes every core this process may use (for fewer than 2,000
+            images just this process, which is quicker), 1 works in this process.
 
     Raises:
         UsageError: `out` holds something else, or `workers` is below 1.
@@ -97,7 +98,10 @@ def _reopen(source: Source, out: Path) -> Dataset:
             f"give another folder, or delete {out} first"
         )
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
-    print(f"{out} is already prepared from the files in {source.root}", file=sys.stderr)
+    print(
+        f"{out} is already prepared from files of these names and sizes in {source.root}",
+        file=sys.stderr,
+    )
     return dataset
 
 

@@ -74,7 +74,13 @@ class Split:
     def _map(self, shard: int) -> np.memmap:
         if shard not in self._maps:
             path = self.root / shard_name(self.name, shard)
-            self._maps[shard] = np.memmap(path, np.uint8, "r")
+            try:
+                self._maps[shard] = np.memmap(path, np.uint8, "r")
+            except OSError as error:
+                raise RunError(
+                    f"{path} cannot be read: {error.strerror}; "
+                    f"copy the shard again, or delete {self.root} and run fastalex-prepare again"
+                ) from error
         return self._maps[shard]
 
 

@@ -1,6 +1,5 @@
 """curves.png: a run's loss by step and its validation errors by pass, from its log.jsonl."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,16 @@ Line = dict[str, Any]
 BLUE, ORANGE, GREY = "#1f6fb4", "#d9701e", "#9aa5b1"
 
 
-def draw_curves(run: Path) -> Path:
-    """Draw `run`/log.jsonl into `run`/curves.png, 1600 x 640 pixels; returns its path."""
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+def draw_curves(lines: list[Line], path: Path, title: str) -> None:
+    """Draw a run's log lines (see `fastalex.train.log`) as a PNG of 1600 x 640 pixels."""
     training = [line for line in lines if "loss" in line]
     validation = [line for line in lines if "val_loss" in line]
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw_loss(left, training, validation)
     _draw_error(right, validation)
-    figure.suptitle(run.name, fontsize=11)
-    path = run / "curves.png"
+    figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=160)
-    return path
 
 
 def _draw_loss(

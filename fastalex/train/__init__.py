@@ -3,10 +3,11 @@
 `fastalex.commands` calls `train` and `evaluate_run`; a script may, too.
 """
 
-from fastalex.train.config import TrainConfig, read_config
+from fastalex.train.config import TrainConfig
 from fastalex.train.evaluate import Metrics, evaluate, evaluate_run
 from fastalex.train.optimizer import MomentumSGD
 from fastalex.train.recipes import recipe
+from fastalex.train.rundir import read_config
 from fastalex.train.trainer import train
 
 __all__ = [

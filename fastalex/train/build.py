@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from fastalex.errors import RunError, UsageError
 from fastalex.inputs import InputFormat
 from fastalex.model import VARIANTS, AlexNet
-from fastalex.train.config import TrainConfig, read_config
+from fastalex.train.config import TrainConfig
+from fastalex.train.rundir import read_config
 
 WEIGHTS = "model.safetensors"
 

@@ -4,6 +4,7 @@ A checkpoint is one dict of plain values and tensors (it loads with `weights_onl
 single-model state_dict, optimizer, schedule, step, random states, config, classes and mean image.
 """
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,9 @@ def save(run: Path, state: dict[str, Any]) -> None:
     Raises:
         RunError: it cannot be written; the one before stays.
     """
-    with files.whole(run / LAST, GO_ON) as file:
-        try:
-            torch.save({"format": FORMAT, **state}, file)
-        except RuntimeError as error:  # how its writer reports a full disk
-            raise OSError(str(error).splitlines()[0]) from error
+    buffer = io.BytesIO()  # not into the file: torch's writer hides what a full disk says
+    torch.save({"format": FORMAT, **state}, buffer)
+    files.write(run / LAST, buffer.getbuffer(), GO_ON)
 
 
 def load(run: Path) -> dict[str, Any] | None:
@@ -53,12 +52,13 @@ def load(run: Path) -> dict[str, Any] | None:
 def random_states() -> dict[str, torch.Tensor]:
     """The states of torch's generators, by device type."""
     states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
 
 
 def set_random_states(states: dict[str, torch.Tensor]) -> None:
+    """Put the generators where `random_states` found them; a GPU's only where there is one."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])

@@ -5,16 +5,13 @@
 """
 
 import dataclasses
-import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import torch
-
-import fastalex
-from fastalex import files
-from fastalex.errors import RunError, UsageError
+from fastalex.errors import UsageError
 
 Precision = Literal["bf16", "fp16", "fp32"]
 ScheduleName = Literal["constant", "plateau", "step", "cosine", "original"]
@@ -104,19 +101,23 @@ class TrainConfig:
             "bias_lr_scale": 0,
         }  # fmt: skip
         for name, least in at_least.items():
-            if not getattr(self, name) >= least:
-                raise UsageError(
-                    f"{flag(name)} must be at least {least}, got {getattr(self, name)}"
-                )
+            self._refuse(name, lambda x, least=least: x >= least, f"at least {least}")
         for name in ("width", "step_epochs", "input_std", "steps", "lr"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UsageError(f"{flag(name)} must be greater than 0, got {value}")
+            self._refuse(name, lambda x: x > 0, "greater than 0")
         for name in ("dropout", "momentum", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{flag(name)} must be in [0, 1), got {getattr(self, name)}")
+            self._refuse(name, lambda x: 0 <= x < 1, "in [0, 1)")
+        self._refuse("seed", lambda x: x < 2**64, "below 2^64")
+        known = get_args(ScheduleName)
+        self._refuse("schedule", lambda x: x in known, f"one of {', '.join(known)}")
+
+    def _refuse(self, name: str, good: Callable[[Any], bool], rule: str) -> None:
+        value = getattr(self, name)
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        if value is not None and (infinite or not good(value)):
+            raise UsageError(f"{flag(name)} must be {rule}, got {value}")
 
     def to_json(self) -> dict[str, Any]:
+        """The fields as JSON has them: paths as text."""
         values = dataclasses.asdict(self)
         return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
 
@@ -124,29 +125,3 @@ class TrainConfig:
 def flag(name: str) -> str:
     """The command-line name of a field."""
     return "--" + name.replace("_", "-")
-
-
-def write_config(config: TrainConfig, run: Path) -> None:
-    """Write the config in force, and the versions that it runs under, as the run's config.json."""
-    versions = {"fastalex": fastalex.__version__, "torch": torch.__version__}
-    text = json.dumps({"train": config.to_json(), "versions": versions}, indent=2) + "\n"
-    files.write(run / "config.json", text.encode())
-
-
-def read_config(run: Path) -> TrainConfig:
-    """The config.json of a run directory.
-
-    Raises:
-        UsageError: `run` is no run directory.
-        RunError: its config.json cannot be read.
-    """
-    path = run / "config.json"
-    if not path.is_file():
-        raise UsageError(f"{run} is not a run directory: it has no config.json")
-    try:
-        values = json.loads(path.read_text())["train"]
-        for name in ("data", "init_from"):
-            values[name] = Path(values[name]) if values[name] is not None else None
-        return TrainConfig(**values)
-    except (ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{path} cannot be read as a fastalex config: {error}") from error

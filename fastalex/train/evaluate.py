@@ -19,8 +19,9 @@ from fastalex.errors import UsageError
 from fastalex.inputs import InputFormat
 from fastalex.train import checkpoint
 from fastalex.train.build import build_model, input_format, load_weights
-from fastalex.train.config import Precision, read_config
+from fastalex.train.config import Precision
 from fastalex.train.device import arithmetic, pick_device
+from fastalex.train.rundir import read_config
 
 STORED_SIDE = 256
 
@@ -60,10 +61,11 @@ class TenCrop:
 
     def windows(self, images: Tensor) -> Iterator[Tensor]:
         """(B, 3, 256, 256) -> ten times (B, 3, side, side), each place plain and mirrored."""
+        shift = None if self.shift is None else self.shift.to(images.device)
         for i, place in enumerate(_places(self.side)):
             window = _window(images, place, self.side)
-            if self.shift is not None:
-                window = window + self.shift[i].to(window.device)
+            if shift is not None:
+                window = window + shift[i]
             for view in (window, window.flip(-1)):
                 yield view.contiguous(memory_format=torch.channels_last)
 

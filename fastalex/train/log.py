@@ -5,17 +5,20 @@ lines: step, epoch, val_loss, top1_error, top5_error (fractions). `epoch` counts
 the training set, `step` the steps made since the run's beginning.
 """
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from fastalex import files
+from fastalex.errors import RunError
 from fastalex.train.checkpoint import GO_ON
+from fastalex.train.events import EventFile
 
 LOG = "log.jsonl"
 
@@ -33,25 +36,32 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 
 class RunLog:
-    """Appends to a run's log from `step` on; what a killed run had logged past it is dropped."""
+    """Appends to a run's log from `step` on; what a killed run had logged past it is dropped.
+
+    Raises:
+        RunError: from any method, the disk is full.
+    """
 
     def __init__(self, run: Path, *, step: int, total_steps: int) -> None:
+        self._path = run / LOG
         kept = [line for line in read_log(run) if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        files.write(run / LOG, text.encode(), GO_ON)
-        self._file = open(run / LOG, "a", buffering=1)  # noqa: SIM115 - closed in close()
-        self._board = SummaryWriter(str(run), purge_step=step + 1 if step else None)
-        # disable=None: no bar where stderr is no terminal; `_say` prints lines there instead.
+        files.write(self._path, text.encode(), GO_ON)
+        with self._room():
+            self._file = open(self._path, "a")  # noqa: SIM115 - closed in close()
+            self._events = EventFile(run, first_step=step + 1)
+        # disable=None: no bar where stderr is no terminal; `training` prints lines there instead.
         self._bar = tqdm(total=total_steps, initial=step, unit="step", disable=None, smoothing=0.1)
         self._quiet_until = 0.0
         self._error = ""
 
     def training(self, lines: list[dict[str, Any]]) -> None:
         """Log the steps of one fetch; each line has step, epoch, loss, lr, images_per_s."""
-        for line in lines:
-            self._write(line)
-            for key in ("loss", "lr", "images_per_s"):
-                self._board.add_scalar(f"train/{key}", line[key], line["step"])
+        with self._room():
+            self._write(lines)
+            for line in lines:
+                scalars = {f"train/{key}": line[key] for key in ("loss", "lr", "images_per_s")}
+                self._events.scalars(line["step"], scalars)
         last = lines[-1]
         self._bar.update(len(lines))
         text = f"loss {last['loss']:.3f}, {last['images_per_s']:.0f} images/s"
@@ -62,9 +72,10 @@ class RunLog:
 
     def validation(self, line: dict[str, Any], epochs: int) -> None:
         """Log one validation; the line has step, epoch, val_loss, top1_error, top5_error."""
-        self._write(line)
-        for key in ("val_loss", "top1_error", "top5_error"):
-            self._board.add_scalar(f"val/{key}", line[key], line["step"])
+        with self._room():
+            self._write([line])
+            keys = ("val_loss", "top1_error", "top5_error")
+            self._events.scalars(line["step"], {f"val/{key}": line[key] for key in keys})
         self._error = f", error {line['top1_error']:.1%}"
         self.say(
             f"epoch {line['epoch']:g}/{epochs}: val loss {line['val_loss']:.3f}, "
@@ -78,8 +89,17 @@ class RunLog:
 
     def close(self) -> None:
         self._bar.close()
-        self._board.close()
-        self._file.close()
+        for file in (self._events, self._file):
+            with contextlib.suppress(OSError):  # reported when it was written to
+                file.close()
 
-    def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
+    def _write(self, lines: list[dict[str, Any]]) -> None:
+        self._file.write("".join(json.dumps(line) + "\n" for line in lines))
+        self._file.flush()
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(f"{self._path} cannot be written ({error.strerror}); {GO_ON}") from error

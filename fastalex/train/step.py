@@ -44,6 +44,11 @@ class TrainStep:
             self._update()
         return loss.detach()
 
+    def is_finite(self) -> bool:
+        """Whether every parameter is. Waits for the device."""
+        norms = [parameter.detach().norm() for parameter in self.model.parameters()]
+        return bool(torch.stack(norms).sum().isfinite())
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
@@ -58,15 +63,12 @@ class TrainStep:
             UsageError: the state is of another network; names `origin`, where it came from.
         """
         load_weights(self.model, state["model"], origin)
-        groups = [{k: v for k, v in g.items() if k != "params"} for g in self._groups()]
+        ours = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
-        for group, settings in zip(self._groups(), groups, strict=True):
+        for group, settings in zip(self.optimizer.param_groups, ours, strict=True):
             group.update(settings)
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
-
-    def _groups(self) -> list[dict[str, Any]]:
-        return self.optimizer.param_groups
 
     def _forward(self, images: Tensor, labels: Tensor) -> Tensor:
         with arithmetic(self.device, self.config.precision):

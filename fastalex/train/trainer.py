@@ -6,29 +6,30 @@ one that never stopped, bit for bit on one CPU. Checkpoints come after each pass
 and at SIGINT or SIGTERM.
 """
 
+import contextlib
 import dataclasses
 import math
 import signal
 import time
-from collections import deque
-from dataclasses import dataclass
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from fastalex import files
-from fastalex.data.pipeline import eval_batches, steps_per_epoch, train_batches
+from fastalex.data.pipeline import Batch, eval_batches, steps_per_epoch, train_batches
 from fastalex.data.shards import Dataset
 from fastalex.errors import RunError, Stopped, UsageError
 from fastalex.train import checkpoint
 from fastalex.train.build import WEIGHTS, build_model, input_format
-from fastalex.train.config import TrainConfig, write_config
+from fastalex.train.config import TrainConfig
 from fastalex.train.device import pick_device
 from fastalex.train.evaluate import Metrics, evaluate
 from fastalex.train.log import RunLog
+from fastalex.train.meter import Meter
+from fastalex.train.rundir import alone, check_new, check_resumed, write_config
 from fastalex.train.schedule import Schedule
 from fastalex.train.signals import StopOnSignal
 from fastalex.train.step import TrainStep
@@ -51,33 +52,23 @@ def train(config: TrainConfig, dataset: Dataset, run: Path, *, resume: bool = Fa
         Stopped: SIGINT or SIGTERM, after saving.
     """
     config.check()
+    if resume:
+        check_resumed(config, run)
+    else:
+        check_new(run)
     trainer = _Trainer(config, dataset, run)  # first: what cannot run leaves no directory behind
-    if not resume:
-        _claim(run)
-    state = checkpoint.load(run) if resume else None
-    if state is not None:
-        trainer.load_state_dict(state)
-    write_config(config, run)
-    return trainer.run_to_end()
-
-
-def _claim(run: Path) -> None:
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        hint = f"; to go on with it: --resume {run}" if (run / "config.json").exists() else ""
-        raise UsageError(f"--out {run}: is there already and not empty; choose another{hint}")
     run.mkdir(parents=True, exist_ok=True)
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A step whose loss is still on the device."""
-
-    step: int
-    lr: float
-    loss: Tensor
+    with alone(run):
+        state = checkpoint.load(run) if resume else None
+        if state is not None:
+            trainer.load_state_dict(state)
+        write_config(config, run)
+        return trainer.run_to_end()
 
 
 class _Trainer:
+    """One run: what it is made of, and what happens when."""
+
     def __init__(self, config: TrainConfig, dataset: Dataset, run: Path) -> None:
         self.config, self.dataset, self.run = config, dataset, run
         self.device = pick_device(config.device, config.gpus)
@@ -91,23 +82,23 @@ class _Trainer:
         self.schedule = Schedule(config)
         self.step = 0
         self.metrics: Metrics | None = None
-        self.pending: deque[_Pending] = deque()
-        self.fetched_at = self.saved_at = time.monotonic()
+        self.validated_at: int | None = None
+        self.meter = Meter(config.batch_size, self.steps_per_epoch)
+        self.saved_at = time.monotonic()
 
     def run_to_end(self) -> Metrics:
         self.log = RunLog(self.run, step=self.step, total_steps=self.total_steps)
-        batches = self._batches()
         try:
-            with StopOnSignal() as stop:
+            with StopOnSignal() as stop, contextlib.closing(self._batches()) as batches:
                 while self.step < self.total_steps and stop.signum is None:
                     self._advance(next(batches))
                 if stop.signum is not None:
                     self._stop(stop.signum)
-            if self.metrics is None or self.step % self.steps_per_epoch:
-                self._validate()
-                self._save()
+                if self.validated_at != self.step:
+                    self._save()  # what is trained is safe before the last validation begins
+                    self._validate()
+                    self._save()
         finally:
-            batches.close()
             self.log.close()
         assert self.metrics is not None
         return self.metrics
@@ -118,6 +109,7 @@ class _Trainer:
             "schedule": self.schedule.state_dict(),
             "step": self.step,
             "metrics": None if self.metrics is None else dataclasses.asdict(self.metrics),
+            "validated_at": self.validated_at,
             "random": checkpoint.random_states(),
             "config": self.config.to_json(),
             "data": self.dataset.fingerprint,
@@ -135,9 +127,10 @@ class _Trainer:
         self.schedule.load_state_dict(state["schedule"])
         self.step = state["step"]
         self.metrics = None if state["metrics"] is None else Metrics(**state["metrics"])
+        self.validated_at = state["validated_at"]
         checkpoint.set_random_states(state["random"])
 
-    def _batches(self) -> Any:
+    def _batches(self) -> Generator[Batch, None, None]:
         epoch, step = divmod(self.step, self.steps_per_epoch)
         return train_batches(
             self.dataset,
@@ -153,12 +146,12 @@ class _Trainer:
             skip_bad=self.config.skip_bad,
         )
 
-    def _advance(self, batch: Any) -> None:
+    def _advance(self, batch: Batch) -> None:
         """One step, and what is due after it."""
         rates = self.schedule.rates(self.step / self.steps_per_epoch)
         loss = self.train_step(batch.images, batch.labels, rates)
         self.step += 1
-        self.pending.append(_Pending(self.step, rates.weights, loss))
+        self.meter.add(self.step, rates.weights, loss)
         if self.step % self.config.log_every == 0:
             self._fetch()
         if self.step % self.steps_per_epoch == 0:
@@ -168,40 +161,21 @@ class _Trainer:
             self._save()
 
     def _fetch(self) -> None:
-        """Bring the pending losses over from the device (the only wait for it) and log them."""
-        if not self.pending:
-            return
-        losses = torch.stack([entry.loss for entry in self.pending]).tolist()
-        now = time.monotonic()
-        rate = len(losses) * self.config.batch_size / max(now - self.fetched_at, 1e-9)
-        self.fetched_at = now
-        lines = [
-            {
-                "step": entry.step,
-                "epoch": self._epoch(entry.step),
-                "loss": loss,
-                "lr": entry.lr,
-                "images_per_s": round(rate, 1),
-            }
-            for entry, loss in zip(self.pending, losses, strict=True)
-        ]
-        self.pending.clear()
-        bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), len(lines))
-        if lines[:bad]:
-            self.log.training(lines[:bad])
-        if bad < len(lines):
-            self._not_finite(lines[bad])
+        """Log the losses that are due; the first that is not finite ends the run."""
+        lines = self.meter.fetch()
+        bad = next((x for x in lines if not math.isfinite(x["loss"])), None)
+        good = lines if bad is None else lines[: lines.index(bad)]
+        if good:
+            self.log.training(good)
+        if bad is not None:
+            self._not_finite(f"the loss is {bad['loss']}", bad["step"], bad["lr"])
 
-    def _not_finite(self, line: dict[str, Any]) -> None:
-        good = self.run / checkpoint.LAST
+    def _not_finite(self, what: str, step: int, lr: float) -> NoReturn:
+        last = self.run / checkpoint.LAST
+        good = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was due"
         raise RunError(
-            f"the loss is {line['loss']} at step {line['step']}, learning rate {line['lr']:g}; "
-            + (
-                f"the last good checkpoint is {good}"
-                if good.exists()
-                else "no checkpoint was due yet"
-            )
-            + "; try a lower --lr, or --precision fp32"
+            f"{what} at step {step}, learning rate {lr:g}; {good}; "
+            "try a lower --lr, or --precision fp32"
         )
 
     def _validate(self) -> None:
@@ -210,27 +184,33 @@ class _Trainer:
             self.dataset, self.format, batch_size=self.config.batch_size, device=self.device
         )
         model, precision = self.train_step.model, self.config.precision
-        self.metrics = evaluate(model, batches, device=self.device, precision=precision)
+        metrics = evaluate(model, batches, device=self.device, precision=precision)
+        if not math.isfinite(metrics.loss):
+            self._not_finite(f"the validation loss is {metrics.loss}", self.step, self._lr())
+        self.metrics, self.validated_at = metrics, self.step
         line = {
             "step": self.step,
-            "epoch": self._epoch(self.step),
-            "val_loss": self.metrics.loss,
-            "top1_error": self.metrics.top1_error,
-            "top5_error": self.metrics.top5_error,
+            "epoch": self.meter.passes(self.step),
+            "val_loss": metrics.loss,
+            "top1_error": metrics.top1_error,
+            "top5_error": metrics.top5_error,
         }
         self.log.validation(line, self.config.epochs)
-        if self.step % self.steps_per_epoch == 0 and self.schedule.observe(self.metrics.top1_error):
-            lr = self.schedule.rates(self.step / self.steps_per_epoch).weights
-            self.log.say(f"validation error stopped improving: learning rate is now {lr:g}")
-        self.fetched_at = time.monotonic()
+        if self.step % self.steps_per_epoch == 0 and self.schedule.observe(metrics.top1_error):
+            self.log.say(f"validation error stopped improving: the rate is now {self._lr():g}")
+        self.meter.restart_clock()
 
     def _save(self) -> None:
+        """Write the weights, then the checkpoint that says how far they are trained."""
         self._fetch()
-        checkpoint.save(self.run, self.state_dict())
+        if not self.train_step.is_finite():
+            self._not_finite("the weights are not finite", self.step, self._lr())
         weights = {k: v.contiguous() for k, v in self.train_step.model.state_dict().items()}
         facts = {"variant": self.config.variant, "format": "pt"}
         files.write(self.run / WEIGHTS, safetensors.torch.save(weights, facts), checkpoint.GO_ON)
-        self.fetched_at = self.saved_at = time.monotonic()
+        checkpoint.save(self.run, self.state_dict())
+        self.saved_at = time.monotonic()
+        self.meter.restart_clock()
 
     def _stop(self, signum: int) -> None:
         self._save()
@@ -240,6 +220,6 @@ class _Trainer:
             signum,
         )
 
-    def _epoch(self, step: int) -> float:
-        whole, rest = divmod(step, self.steps_per_epoch)
-        return whole if rest == 0 else round(whole + rest / self.steps_per_epoch, 4)
+    def _lr(self) -> float:
+        """The weights' rate of the step to come."""
+        return self.schedule.rates(self.step / self.steps_per_epoch).weights

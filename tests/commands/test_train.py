@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from fastalex.data import Dataset
+from fastalex.train import evaluate_run
 from fastalex.train.log import read_log
 
 from .conftest import SMALL, finish, start
@@ -33,9 +35,11 @@ def test_evaluate_agrees_with_the_last_validation(call, finished, prepared):
     assert f"top-1 error {last['top1_error']:.2%}" in out
     assert f"loss        {last['val_loss']:.4f}" in out
     assert "centre crop" in out
-    code, out, err = call("evaluate", finished, "--ten-crop")
+    code, out, err = call("evaluate", finished, "--ten-crop", "--precision", "bf16")
     assert code == 0, err
     assert "ten crops" in out
+    ten = evaluate_run(finished, Dataset.open(prepared), ten_crop=True, precision="bf16")
+    assert f"loss        {ten.loss:.4f}" in out
 
 
 def test_evaluate_a_run_without_checkpoint(call, finished_copy):
@@ -57,10 +61,13 @@ def test_resume_of_a_finished_run_says_so_and_changes_nothing(call, finished_cop
         ("--variant", "caffe", "was started with paper"),
         ("--batch-size", 4, "was started with 8"),
         ("--seed", 1, "was started with 0"),
+        ("--recipe", "caffe", "was started with paper"),
+        ("--width", 0.1, "was started with 0.05"),
+        ("--init", "paper", "was started with he"),
         ("--out", "elsewhere", "--out and --resume"),
     ],
 )
-def test_what_a_resumed_run_cannot_change(call, finished, option, value, words):
+def test_a_resumed_run_cannot_change_these(call, finished, option, value, words):
     call("train", "--resume", finished, option, value).assert_one_line(2, words)
 
 
@@ -123,6 +130,32 @@ def test_a_raw_folder_is_prepared_first_and_a_relative_path_survives(
     monkeypatch.chdir("/")
     result = call("train", "--resume", tmp_path / "run", "--steps", 2)
     assert result.code == 0, result.err
+
+
+def test_out_is_refused_before_anything_is_prepared(call, pictures, tmp_path, cache):
+    (tmp_path / "mine").write_text("")
+    before = sorted(cache.rglob("*"))
+    shutil.copytree(pictures, tmp_path / "other")
+    result = call("train", "--data", tmp_path / "other", "--out", tmp_path, *SMALL)
+    result.assert_one_line(2, "--out", "not empty")
+    assert sorted(cache.rglob("*")) == before
+
+
+def test_init_from_may_be_relative(call, prepared, finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished.parent)
+    arguments = ["--data", prepared, "--out", tmp_path / "run", *SMALL, "--steps", 1]
+    assert call("train", *arguments, "--init-from", finished.name).code == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["train"]
+    assert config["init_from"] == str(finished)
+
+
+def test_the_demo_says_what_it_starts_from(call, tmp_path):
+    arguments = ["--device", "cpu", "--width", "0.05", "--steps", 1]
+    said = call("train", *arguments, "--out", tmp_path / "a").out
+    assert "starts from He's initialisation" in said.splitlines()[1] + said.splitlines()[2]
+    assert "narrower network" in said
+    said = call("train", *arguments, "--out", tmp_path / "b", "--init", "paper").out
+    assert "He's" not in said
 
 
 def test_without_out_the_run_goes_under_runs(call, prepared, tmp_path, monkeypatch):

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from fastalex.errors import UsageError
 from fastalex.train import TrainConfig, recipe
 from fastalex.train.schedule import Schedule
 
@@ -85,14 +84,3 @@ def test_cosine_warms_up_and_ends_at_zero():
     assert rate(config, 15) == pytest.approx(0.5)
     assert rate(config, 25) == pytest.approx(0.0, abs=1e-12)
     assert rate(replace(config, warmup_epochs=0), 0) == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize(("field", "value"), [("lr", 0.0), ("lr", float("nan"))])
-def test_refuses_rates(field, value):
-    with pytest.raises(UsageError, match="--lr"):
-        Schedule(TrainConfig(**{field: value}))
-
-
-def test_refuses_an_unknown_name():
-    with pytest.raises(UsageError, match="choose one of constant, plateau"):
-        Schedule(TrainConfig(schedule="linear"))  # type: ignore[arg-type]
