@@ -33,6 +33,7 @@ def pytest_report_header() -> str:
 def pytest_benchmark_update_machine_info(machine_info: dict) -> None:
     for private in ("node", "release"):
         machine_info.pop(private, None)
+    machine_info["cpu"].pop("flags", None)
     machine_info["device"] = machine()
     machine_info["torch"] = torch.__version__
 

@@ -7,6 +7,9 @@ below both, because `fastalex.model` and `fastalex.data` do not know each other.
 from dataclasses import dataclass
 from typing import Literal
 
+STORED_SIDE = 256
+"""Side of the square images that a prepared dataset stores, in pixels (paper, section 2)."""
+
 Mean = Literal["image", "center", "channel"]
 """What is subtracted from a window of the 256 x 256 image:
 

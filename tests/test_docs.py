@@ -51,7 +51,7 @@ def rows(text: str) -> dict[str, list[str]]:
 
 def recorded(text: str) -> dict[str, dict]:
     """The benchmarks of the one results file that the text links to, by name."""
-    (name,) = set(re.findall(r"bench/results/([\w.-]+\.json)", text))
+    (name,) = set(re.findall(r"bench/results/([\w.-]+\.json)\)", text))
     return {
         entry["name"]: entry
         for entry in json.loads((ROOT / "bench" / "results" / name).read_text())["benchmarks"]
@@ -67,6 +67,15 @@ def test_the_readmes_ratios_are_the_recorded_ones():
             for cell, layout in zip(cells, ("", "-nchw"), strict=True):
                 entry = results[f"bench_ratio[{work}-{network}:{network}-plain{layout}]"]
                 assert cell == f"{statistics.median(entry['extra_info']['time_ratios']):.2f}"
+
+
+def test_the_demos_figure_is_the_recorded_one():
+    text = (ROOT / "README.md").read_text()
+    (name,) = set(re.findall(r"bench/results/([\w.-]+\.jsonl)", text))
+    lines = (ROOT / "bench" / "results" / name).read_text().splitlines()
+    last = json.loads(lines[-1])
+    assert f"{1 - last['top1_error']:.1%}".replace("%", " %") + " of 299" in text
+    assert f"{last['epoch']} passes" in text
 
 
 def test_the_data_pages_figures_are_the_recorded_ones():

@@ -1,6 +1,6 @@
 """Pictures, from a folder of files to batches on a device.
 
-sources, digits    what people have
+sources            what people have, and the built-in digits
 prepare            any source -> a prepared dataset on disk (format: docs/data.md)
 shards             the prepared dataset: index, checks, reads
 sampler            the order and every random draw, from (seed, epoch, image id)

@@ -16,8 +16,9 @@ import numpy as np
 import simplejpeg
 
 from fastalex.data._requests import Request
-from fastalex.data.shards import SIDE, Split
+from fastalex.data.shards import Split
 from fastalex.errors import RunError
+from fastalex.inputs import STORED_SIDE as SIDE
 
 _AHEAD = 4
 """Batches read ahead, each by a thread of its own."""

@@ -14,8 +14,9 @@ import numpy as np
 from fastalex import files
 from fastalex.data._shard_writer import Part
 from fastalex.data.jpeg import QUALITY, SUBSAMPLING
-from fastalex.data.shards import MANIFEST, SIDE, VERSION, shard_name
+from fastalex.data.shards import MANIFEST, VERSION, shard_name
 from fastalex.errors import RunError
+from fastalex.inputs import STORED_SIDE as SIDE
 
 
 def finish(classes: tuple[str, ...], out: Path, parts: dict[str, list[Part]], source: str) -> None:

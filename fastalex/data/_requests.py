@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastalex.data.sampler import batch_ids, epoch_draws, steps_per_epoch
-from fastalex.data.shards import SIDE, Dataset
+from fastalex.data.shards import Dataset
+from fastalex.inputs import STORED_SIDE as SIDE
 from fastalex.inputs import InputFormat
 
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from fastalex import files
 from fastalex.data._workers import CHUNK, Convert
-from fastalex.data.shards import INDEX, SIDE, UNFINISHED, shard_name
+from fastalex.data.shards import INDEX, UNFINISHED, shard_name
 from fastalex.data.sources import Image
+from fastalex.inputs import STORED_SIDE as SIDE
 
 _BLOCK = tarfile.BLOCKSIZE
 

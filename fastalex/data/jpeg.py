@@ -16,7 +16,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageFile
 
-SIDE = 256
+from fastalex.inputs import STORED_SIDE as SIDE
+
 QUALITY = 90
 SUBSAMPLING = "420"
 MAX_PIXELS = 178_956_970

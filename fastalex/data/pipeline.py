@@ -28,8 +28,9 @@ from fastalex.data._feed import Damaged, Feed, Pending
 from fastalex.data._plan import Plan
 from fastalex.data._requests import Request, eval_requests, train_requests
 from fastalex.data.sampler import check_ranks, epoch_draws, steps_per_epoch
-from fastalex.data.shards import SIDE, Dataset
+from fastalex.data.shards import Dataset
 from fastalex.errors import RunError, UsageError
+from fastalex.inputs import STORED_SIDE as SIDE
 from fastalex.inputs import InputFormat
 
 __all__ = ["Batch", "eval_batches", "steps_per_epoch", "train_batches"]

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastalex.errors import UsageError
+from fastalex.inputs import STORED_SIDE as SIDE
 
-SIDE = 256
 _WORDS = 8
 
 

@@ -16,7 +16,6 @@ import numpy as np
 from fastalex.errors import RunError, UsageError
 
 VERSION = 1
-SIDE = 256
 MANIFEST = "dataset.json"
 UNFINISHED = ".unfinished"
 """Folder inside a dataset that is still being prepared."""

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastalex.errors import UsageError
+from fastalex.inputs import STORED_SIDE
 
-_DIGIT_SIDE = 256
 _DIGITS_VERSION = 1
 """Part of the folder's name; a change of the pictures needs a new one."""
 
@@ -231,6 +231,6 @@ def _write_digits(folder: Path) -> None:
         place = folder / ("val" if index % 6 == 5 else "train") / str(label)
         place.mkdir(parents=True, exist_ok=True)
         image = Pillow.fromarray(pixels).resize(
-            (_DIGIT_SIDE, _DIGIT_SIDE), Pillow.Resampling.BICUBIC
+            (STORED_SIDE, STORED_SIDE), Pillow.Resampling.BICUBIC
         )
         image.save(place / f"{index:04d}.jpg", quality=90)

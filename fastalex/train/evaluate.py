@@ -16,14 +16,12 @@ from torch import Tensor, nn
 from fastalex.data.pipeline import Batch, eval_batches
 from fastalex.data.shards import Dataset
 from fastalex.errors import UsageError
-from fastalex.inputs import InputFormat
+from fastalex.inputs import STORED_SIDE, InputFormat
 from fastalex.train import checkpoint
 from fastalex.train.build import build_model, input_format, load_weights
 from fastalex.train.config import Precision
 from fastalex.train.device import arithmetic, pick_device
 from fastalex.train.rundir import read_config
-
-STORED_SIDE = 256
 
 
 @dataclass(frozen=True, slots=True)

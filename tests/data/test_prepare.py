@@ -128,7 +128,7 @@ def test_prepared_again_says_so_and_returns(
     capsys.readouterr()
     assert prepare(image_folder(folder), tmp_path / "out").fingerprint == first.fingerprint
     assert contents(tmp_path / "out") == before
-    assert "is already prepared from the files in" in capsys.readouterr().err
+    assert "is already prepared from files of these names and sizes" in capsys.readouterr().err
 
 
 def test_another_source_is_refused(
