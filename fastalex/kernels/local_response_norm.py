@@ -88,12 +88,17 @@ class _LocalResponseNorm(torch.autograd.Function):
 
 def _by_groups(x, groups):
     """(B, C, ...) -> (B, groups, C / groups, ...) in the dtype of the arithmetic."""
-    wide = x if x.dtype == torch.float64 else x.float()
+    wide = _cast(x, torch.promote_types(x.dtype, torch.float32))
     return wide.unflatten(1, (groups, x.shape[1] // groups))
 
 
 def _joined(v, x):
-    return v.flatten(1, 2).to(x.dtype)
+    return _cast(v.flatten(1, 2), x.dtype)
+
+
+def _cast(x, dtype):
+    """x.to(dtype), but for no cast no node: torch 2.11's compiler loses gradients behind one."""
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def _scale(v, size, alpha, k):

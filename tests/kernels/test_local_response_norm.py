@@ -84,9 +84,10 @@ def test_layout_is_kept():
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("size", [4, 5])
-def test_compiles_whole_and_agrees(size, layout):
-    x = torch.randn(2, 8, 3, 5).to(memory_format=layout)
-    dy = torch.randn(2, 8, 3, 5)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_compiles_whole_and_agrees(size, layout, dtype):
+    x = torch.randn(2, 8, 3, 5, dtype=dtype).to(memory_format=layout)
+    dy = torch.randn(2, 8, 3, 5, dtype=dtype)
 
     def op(x):
         return local_response_norm(x, size, 0.3, groups=2)

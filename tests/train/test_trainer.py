@@ -125,14 +125,18 @@ def test_half_precision_stays_close(finished, dataset, tmp_path, precision):
 
 
 def test_compiled_training_computes_the_same(dataset, tmp_path):
-    """Four steps, the rate changing at each: every weight moves as it does in eager mode."""
-    config = replace(SMALL, dropout=0.0, steps=4, schedule="cosine", lr=1e-3, warmup_epochs=0.5)
+    """Two steps, the rate a tenth at the second: every weight moves as it does in eager mode.
+
+    More steps would only let rounding grow through the ReLUs.
+    """
+    config = replace(SMALL, dropout=0.0, steps=2, schedule="step", lr=1e-3, step_epochs=1 / 6)
     train(replace(config, compile=True), dataset, tmp_path / "compiled")
     train(config, dataset, tmp_path / "eager")
     start = build_model(config, 3).state_dict()
     compiled, eager = weights(tmp_path / "compiled"), weights(tmp_path / "eager")
     for key, value in eager.items():
         moved = value - start[key]
+        assert moved.abs().max() > 0, key
         assert (compiled[key] - value).abs().max() <= 0.01 * moved.abs().max(), key
 
 
