@@ -60,7 +60,10 @@ def _verdict(error: BaseException) -> tuple[int, str]:
         case KeyboardInterrupt():
             return 128 + signal.SIGINT, "interrupted"
         case ModuleNotFoundError() if error.name and not error.name.startswith("fastalex"):
-            return 1, f"{error.name} is not installed: pip install 'fastalex[train]'"
+            return 2, (
+                f"{error.name} is not installed; what the commands need: "
+                "pip install 'fastalex[train]' (in a clone: '.[train]')"
+            )
         case OSError() if error.errno == errno.ENOSPC:
             return 1, f"the disk is full{f' at {error.filename}' if error.filename else ''}"
         case OSError() if error.strerror:

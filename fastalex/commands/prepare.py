@@ -1,5 +1,6 @@
 """fastalex-prepare: a folder of pictures -> a prepared dataset, by `fastalex.data.prepare`."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -44,5 +45,5 @@ def _summary(dataset: Dataset) -> str:
         f"{dataset.root}: {len(dataset.train)} training and {len(dataset.val)} validation images "
         f"of {len(dataset.classes)} classes, {size / 1e6:.1f} MB\n"
         f"Files refused: {count}{f'; the reasons are in {rejected}' if count else ''}\n"
-        f"Next: fastalex-train --data {dataset.root}"
+        f"Next: fastalex-train --data {shlex.quote(str(dataset.root))}"
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from fastalex.data import demo_dataset, open_dataset
 from fastalex.data.shards import Dataset
 from fastalex.errors import UsageError
 from fastalex.figures.curves import draw_curves
-from fastalex.train import TrainConfig, read_config, recipe, train
+from fastalex.train import Metrics, TrainConfig, read_config, recipe, train
 from fastalex.train.device import pick_device
 from fastalex.train.log import read_log
 from fastalex.train.recipes import RECIPES
@@ -54,16 +55,27 @@ def main(argv: list[str]) -> None:
     else:
         check_new(run)  # before hours of preparing
     dataset = demo_dataset() if config.data is None else open_dataset(config.data)
-    _announce(config, dataset, run, device)
-    metrics = train(config, dataset, run, resume=options.resume is not None)
+    metrics = train(
+        config,
+        dataset,
+        run,
+        resume=options.resume is not None,
+        announce=lambda: _announce(config, dataset, run, device),
+    )
     draw_curves(read_log(run), run / "curves.png", title=run.name)
-    right = 1 - metrics.top1_error
-    print(
-        f"done: {right:.2%} of {metrics.images} validation images right, "
+    print(_farewell(config, metrics, run))
+
+
+def _farewell(config: TrainConfig, metrics: Metrics, run: Path) -> str:
+    """What came out, where it is, and what to do next."""
+    # Ten crops mirror, which is no test for images that were not to be mirrored.
+    test = f"fastalex-evaluate {shlex.quote(str(run))}{' --ten-crop' if config.flip else ''}"
+    own = "\n       fastalex-train --data FOLDER_OF_CLASS_FOLDERS --recipe modern"
+    return (
+        f"done: {1 - metrics.top1_error:.2%} of {metrics.images} validation images right, "
         f"top-5 {1 - metrics.top5_error:.2%}\n"
         f"run directory: {run} (curves.png, log.jsonl, model.safetensors)\n"
-        f"next:  fastalex-evaluate {run} --ten-crop\n"
-        f"       fastalex-train --data FOLDER_OF_CLASS_FOLDERS --recipe modern"
+        f"next:  {test}{own if config.data is None else ''}"
     )
 
 

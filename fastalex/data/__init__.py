@@ -7,10 +7,11 @@ sampler            the order and every random draw, from (seed, epoch, image id)
 pipeline           batches, by DALI; the only module that imports it, hence not imported here
 """
 
+from fastalex.data._digits import digits
 from fastalex.data.opening import demo_dataset, open_dataset
 from fastalex.data.prepare import prepare
 from fastalex.data.shards import Dataset, Split
-from fastalex.data.sources import Image, Source, digits, image_folder
+from fastalex.data.sources import Image, Source, image_folder
 
 __all__ = [
     "Dataset",

@@ -5,9 +5,10 @@ import json
 import os
 from pathlib import Path
 
+from fastalex.data._digits import cache_dir, digits
 from fastalex.data.prepare import prepare
 from fastalex.data.shards import UNFINISHED, Dataset, is_dataset
-from fastalex.data.sources import Source, cache_dir, digits, image_folder
+from fastalex.data.sources import Source, image_folder
 
 
 def open_dataset(path: Path) -> Dataset:

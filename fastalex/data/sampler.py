@@ -80,7 +80,7 @@ def steps_per_epoch(num_images: int, batch_size: int) -> int:
         raise UsageError(f"batch size: must be 1 or more, not {batch_size}")
     if num_images < batch_size:
         raise UsageError(
-            f"batch size: {batch_size} is more than the {num_images} training images; "
+            f"--batch-size {batch_size} is more than the {num_images} training images; "
             f"give {num_images} or less"
         )
     return num_images // batch_size
@@ -90,9 +90,11 @@ def check_ranks(batch_size: int, rank: int, world_size: int) -> None:
     """Raises `UsageError` unless ranks can share batches of `batch_size` evenly."""
     if not 0 <= rank < world_size:
         raise UsageError(f"rank: must be in 0..{world_size - 1}, not {rank}")
-    if batch_size < 1 or batch_size % world_size:
+    if batch_size < 1:
+        raise UsageError(f"--batch-size must be 1 or more, not {batch_size}")
+    if batch_size % world_size:
         raise UsageError(
-            f"batch size: must be a positive multiple of the {world_size} ranks, not {batch_size}"
+            f"--batch-size must be a multiple of the {world_size} ranks, not {batch_size}"
         )
 
 

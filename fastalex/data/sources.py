@@ -6,23 +6,17 @@ Two layouts, classes sorted by name:
     ROOT/CLASS/...                                      split by `image_folder`
 
 Every file counts but hidden ones; whether it is an image is found out when it is read, by content.
-`digits` writes the built-in folder of the first layout, for demos and tests.
+`digits` (in _digits.py) writes the built-in folder of the first layout, for demos and tests.
 """
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from fastalex.errors import UsageError
-from fastalex.inputs import STORED_SIDE
-
-_DIGITS_VERSION = 1
-"""Part of the folder's name; a change of the pictures needs a new one."""
 
 
 class Image(NamedTuple):
@@ -132,7 +126,7 @@ def _list_images(
     label_of = {name: label for label, name in enumerate(classes or folders)}
     images: list[Image] = []
     for folder in folders:
-        paths = list(_files(root / half / folder))
+        paths = list(_files(root / half / folder, root.resolve()))
         if not paths:
             raise UsageError(
                 f"image folder: class folder {root / half / folder} holds no file; "
@@ -143,11 +137,19 @@ def _list_images(
     return tuple(images)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Files below `folder`, sorted, hidden ones left out, links to folders followed once."""
+def _files(folder: Path, root: Path) -> Iterator[Path]:
+    """Files below `folder`, sorted, hidden ones left out.
+
+    Links to folders are followed once, and not at all where they lead back into the source `root`:
+    they would bring in one class's images as another's.
+    """
     seen: set[str] = set()
     for here, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and not _leads_back(Path(here, name), root)
+        )
         real = os.path.realpath(here)
         if real in seen:
             folders.clear()
@@ -157,6 +159,10 @@ def _files(folder: Path) -> Iterator[Path]:
             path = Path(here, name)
             if not name.startswith(".") and (path.is_file() or path.is_symlink()):
                 yield path
+
+
+def _leads_back(folder: Path, root: Path) -> bool:
+    return folder.is_symlink() and folder.resolve().is_relative_to(root)
 
 
 def _raise(error: OSError) -> None:
@@ -184,53 +190,3 @@ def _split(
 
 def _name(image: Image) -> str:
     return image.name
-
-
-def cache_dir() -> Path:
-    """Where fastalex keeps what it can make again: $FASTALEX_CACHE, else below the user's cache."""
-    if given := os.environ.get("FASTALEX_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastalex"
-
-
-def digits(cache: Path | None = None) -> Path:
-    """Writes scikit-learn's digits once; returns the folder, with train/0..9 and val/0..9.
-
-    Source: `sklearn.datasets.load_digits`, the test set of UCI's "Optical Recognition of
-    Handwritten Digits", 8 x 8 grey images of 0..16; nothing is downloaded. Digit i of its order is
-    a val image where i % 6 == 5: 1,498 train, 299 val images. They become grey 256 x 256 JPEGs,
-    0..16 scaled to 0..255 and enlarged with a bicubic filter. The folder appears whole or not at
-    all.
-    """
-    folder = (cache or cache_dir()) / f"digits-v{_DIGITS_VERSION}"
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
-    try:
-        _write_digits(unfinished)
-        unfinished.chmod(0o755)
-        try:
-            unfinished.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was first, with the same files
-                raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
-
-
-def _write_digits(folder: Path) -> None:
-    import numpy as np
-    from PIL import Image as Pillow
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    grey = np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    for index, (pixels, label) in enumerate(zip(grey, labels, strict=True)):
-        place = folder / ("val" if index % 6 == 5 else "train") / str(label)
-        place.mkdir(parents=True, exist_ok=True)
-        image = Pillow.fromarray(pixels).resize(
-            (STORED_SIDE, STORED_SIDE), Pillow.Resampling.BICUBIC
-        )
-        image.save(place / f"{index:04d}.jpg", quality=90)

@@ -140,8 +140,10 @@ def _check(num_classes: int, dropout: float, variant: str, init: str | None, wid
             f"AlexNet: `init` must be None (the variant's own) or one of "
             f"{', '.join(INITIALIZATIONS)}; got {init!r}"
         )
-    if num_classes < 1:
-        raise ValueError(f"AlexNet: `num_classes` must be 1 or more, got {num_classes}")
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise ValueError(
+            f"AlexNet: `num_classes` must be an integer of 1 or more, got {num_classes}"
+        )
     if not 0 <= dropout <= 1:
         raise ValueError(f"AlexNet: `dropout` must be a probability, 0 to 1, got {dropout}")
     if not 0 < width < float("inf"):

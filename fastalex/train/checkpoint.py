@@ -15,7 +15,7 @@ from fastalex.errors import RunError, UsageError
 
 LAST = "last.pt"
 FORMAT = 1
-GO_ON = "what was saved before is kept: make room, then go on with --resume"
+GO_ON = "make room, then --resume goes on from what was saved before"
 
 
 def save(run: Path, state: dict[str, Any]) -> None:
@@ -42,8 +42,10 @@ def load(run: Path) -> dict[str, Any] | None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch.load: zip, pickle and OS errors alike
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(f"{path} cannot be read as a checkpoint: {first}") from error
+        raise RunError(
+            f"{path} is damaged ({path.stat().st_size} bytes): put a copy in its place, or delete "
+            "it and --resume starts again from config.json"
+        ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UsageError(f"{path} is no checkpoint of this version of fastalex (format {FORMAT})")
     return state

@@ -73,6 +73,10 @@ def read_config(run: Path) -> TrainConfig:
         values = json.loads(path.read_text())["train"]
         for name in ("data", "init_from"):
             values[name] = Path(values[name]) if values[name] is not None else None
-        return TrainConfig(**values)
+        config = TrainConfig(**values)
+        config.check()
     except (ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{path} cannot be read as a fastalex config: {error}") from error
+        raise RunError(
+            f"{path} is not as fastalex wrote it ({error}); put it back, or start a new run"
+        ) from error
+    return config

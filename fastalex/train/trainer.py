@@ -11,7 +11,7 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,12 +37,20 @@ from fastalex.train.step import TrainStep
 SECONDS_BETWEEN_CHECKPOINTS = 600.0
 
 
-def train(config: TrainConfig, dataset: Dataset, run: Path, *, resume: bool = False) -> Metrics:
+def train(
+    config: TrainConfig,
+    dataset: Dataset,
+    run: Path,
+    *,
+    resume: bool = False,
+    announce: Callable[[], object] = lambda: None,
+) -> Metrics:
     """Train on `dataset`, into the run directory `run`.
 
     Args:
         run: a directory that is new or empty; with `resume` one that a run was started in, which
             goes on from its last checkpoint, or from the beginning where it has none yet.
+        announce: called once everything has been found in order, before the first step.
 
     Returns: the metrics of the last validation.
 
@@ -63,6 +71,7 @@ def train(config: TrainConfig, dataset: Dataset, run: Path, *, resume: bool = Fa
         if state is not None:
             trainer.load_state_dict(state)
         write_config(config, run)
+        announce()
         return trainer.run_to_end()
 
 
@@ -126,6 +135,11 @@ class _Trainer:
         self.train_step.load_state_dict(state, self.run / checkpoint.LAST)
         self.schedule.load_state_dict(state["schedule"])
         self.step = state["step"]
+        if self.step > self.total_steps:
+            raise UsageError(
+                f"{self.run} has made {self.step} steps already, more than the {self.total_steps} "
+                "asked for; raise --steps or --epochs"
+            )
         self.metrics = None if state["metrics"] is None else Metrics(**state["metrics"])
         self.validated_at = state["validated_at"]
         checkpoint.set_random_states(state["random"])
@@ -206,7 +220,7 @@ class _Trainer:
         if not self.train_step.is_finite():
             self._not_finite("the weights are not finite", self.step, self._lr())
         weights = {k: v.contiguous() for k, v in self.train_step.model.state_dict().items()}
-        facts = {"variant": self.config.variant, "format": "pt"}
+        facts = {"format": "pt"}  # of one entry: safetensors writes several in any order
         files.write(self.run / WEIGHTS, safetensors.torch.save(weights, facts), checkpoint.GO_ON)
         checkpoint.save(self.run, self.state_dict())
         self.saved_at = time.monotonic()

@@ -87,7 +87,7 @@ def test_a_missing_extra_is_named(tmp_path):
     """As where only the base package is installed: the commands' imports fail."""
     (tmp_path / "tyro.py").write_text("raise ModuleNotFoundError('No module', name='tyro')")
     process = start("train", "--help", environment={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
-    finish(process).assert_one_line(1, "tyro is not installed", "pip install 'fastalex[train]'")
+    finish(process).assert_one_line(2, "tyro is not installed", "pip install 'fastalex[train]'")
 
 
 def test_a_reader_that_leaves_early_is_no_error():

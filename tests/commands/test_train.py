@@ -24,6 +24,7 @@ def test_it_says_what_where_and_what_next(finished):
     assert "48 training and 12 validation images in 3 classes" in out
     assert f"run directory: {finished}" in out
     assert f"next:  fastalex-evaluate {finished} --ten-crop" in out
+    assert "FOLDER_OF_CLASS_FOLDERS" not in out
     assert "epoch 4/4: val loss" in out
     assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -83,7 +84,7 @@ def test_a_damaged_checkpoint(call, finished_copy):
     (finished_copy / "last.pt").write_bytes(b"PK\x03\x04 not any more")
     result = call("train", "--resume", finished_copy)
     assert result.code == 1
-    assert "last.pt cannot be read as a checkpoint" in result.err
+    assert "last.pt is damaged (17 bytes): put a copy in its place, or delete" in result.err
 
 
 def test_a_loss_that_is_not_finite(call, prepared, tmp_path):

@@ -1,5 +1,6 @@
 """The built-in digits: real JPEGs, written once."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from fastalex.data.sources import cache_dir, digits, image_folder
+from fastalex.data._digits import cache_dir, digits
+from fastalex.data.sources import image_folder
+from fastalex.errors import RunError
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +47,12 @@ def test_written_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("fastalex.data.sources._write_digits", fail)
-        with pytest.raises(OSError, match="disk full"):
+        patch.setattr("fastalex.data._digits._write_digits", fail)
+        with pytest.raises(RunError, match="disk full"):
             digits(tmp_path)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "digits-v1").mkdir()
-    monkeypatch.setattr("fastalex.data.sources._write_digits", fail)
+    monkeypatch.setattr("fastalex.data._digits._write_digits", fail)
     assert digits(tmp_path) == tmp_path / "digits-v1"
 
 
@@ -69,3 +72,13 @@ def test_place_of_the_cache(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert cache_dir() == Path(expected)
+
+
+def test_a_full_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fastalex.data._digits._write_digits", full)
+    with pytest.raises(RunError, match=r"digits cannot be written to .*No space.*FASTALEX_CACHE"):
+        digits(tmp_path)
+    assert not list(tmp_path.iterdir())

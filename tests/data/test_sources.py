@@ -112,3 +112,23 @@ def test_missing_folder_and_file_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"a\.zip is a file; give the folder"):
         image_folder(tmp_path / "a.zip")
     shutil.rmtree(tmp_path)
+
+
+def test_a_link_back_into_the_source_brings_nothing_in_twice(tmp_path: Path) -> None:
+    for name in ("ape", "bee"):
+        for i in range(3):
+            path = tmp_path / "source" / name / f"{i}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "far.jpg").write_bytes(b"x")
+    (tmp_path / "source" / "ape" / "loop").symlink_to("..")
+    (tmp_path / "source" / "ape" / "sibling").symlink_to("../bee")
+    (tmp_path / "source" / "ape" / "outside").symlink_to(elsewhere)
+    source = image_folder(tmp_path / "source")
+    names = [image.name for image in (*source.train, *source.val)]
+    assert sorted(names) == [
+        "ape/0.jpg", "ape/1.jpg", "ape/2.jpg", "ape/outside/far.jpg",
+        "bee/0.jpg", "bee/1.jpg", "bee/2.jpg",
+    ]  # fmt: skip

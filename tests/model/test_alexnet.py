@@ -191,7 +191,8 @@ def test_every_other_variant_is_one_graph(name, narrow):
     [
         ({"variant": "vgg"}, "`variant` must be one of paper, original, caffe, .*; got 'vgg'"),
         ({"init": "xavier"}, r"`init` must be None \(.*\) or one of paper, .*, he; got 'xavier'"),
-        ({"num_classes": 0}, "`num_classes` must be 1 or more, got 0"),
+        ({"num_classes": 0}, "`num_classes` must be an integer of 1 or more, got 0"),
+        ({"num_classes": 1.5}, "`num_classes` must be an integer of 1 or more, got 1.5"),
         ({"dropout": 1.5}, "`dropout` must be a probability, 0 to 1, got 1.5"),
         ({"dropout": float("nan")}, "`dropout` must be a probability"),
         ({"width": 0}, "`width` must be a finite number above 0"),

@@ -27,7 +27,7 @@ def test_nothing_written_yet(tmp_path: Path):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a zip", b"not a checkpoint"])
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes):
     (tmp_path / checkpoint.LAST).write_bytes(content)
-    with pytest.raises(RunError, match=r"last\.pt cannot be read as a checkpoint"):
+    with pytest.raises(RunError, match=r"last\.pt is damaged"):
         checkpoint.load(tmp_path)
 
 

@@ -45,6 +45,12 @@ def test_refuses(field, value, flag):
 def test_reading_what_is_no_run(tmp_path: Path):
     with pytest.raises(UsageError, match="not a run directory"):
         read_config(tmp_path)
-    (tmp_path / "config.json").write_text('{"train": {"no_such_setting": 1}}')
-    with pytest.raises(RunError, match=r"config\.json cannot be read"):
+    for text in ("", "[]", '{"train": {"no_such_setting": 1}}', '{"train": []}'):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(RunError, match=r"config\.json is not as fastalex wrote it"):
+            read_config(tmp_path)
+    write_config(TrainConfig(), tmp_path)
+    text = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text.replace('"lr": 0.01', '"lr": "fast"'))
+    with pytest.raises(RunError, match=r"config\.json is not as fastalex wrote it"):
         read_config(tmp_path)

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastalex.errors import RunError, UsageError
-from fastalex.train import Metrics, train, trainer
+from fastalex.errors import UsageError
+from fastalex.train import train, trainer
 from fastalex.train.build import build_model
 from fastalex.train.log import read_log
 from fastalex.train.rundir import alone
@@ -90,26 +90,6 @@ def test_a_checkpoint_within_a_pass_when_time_is_up(dataset, tmp_path, monkeypat
     )
     train(replace(SMALL, epochs=1), dataset, tmp_path / "run")
     assert saved == [1, 2, 3, 4, 5, 6]
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(dataset, tmp_path):
-    run = tmp_path / "run"
-    config = replace(SMALL, lr=1e25, epochs=3)
-    with pytest.raises(RunError, match=r"at step \d+, learning rate 1e\+25; no che"):
-        train(config, dataset, run)
-    assert not (run / "last.pt").exists()
-    assert all(math.isfinite(line["loss"]) for line in read_log(run))
-
-
-def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(finished, dataset, tmp_path):
-    run = tmp_path / "run"
-    train(replace(SMALL, epochs=1), dataset, run)
-    before = (run / "last.pt").read_bytes()
-    with pytest.raises(RunError, match=r"the last good checkpoint is .*run/last\.pt"):
-        train(replace(SMALL, lr=1e25, epochs=3), dataset, run, resume=True)
-    assert (run / "last.pt").read_bytes() == before
-    train(SMALL, dataset, run, resume=True)
-    assert_same_weights(run, finished)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -197,57 +177,15 @@ def test_original_freezes_conv1_late(dataset):
     }  # fmt: skip
 
 
-def test_a_ruined_network_is_never_saved(dataset, tmp_path):
-    """The loss of a step is older than its update: the weights themselves are looked at."""
-    run = tmp_path / "run"
-    with pytest.raises(RunError, match=r"at step 1, learning rate 1e\+25; no checkpoint was due"):
-        train(replace(SMALL, lr=1e25, steps=1), dataset, run)
-    assert not (run / "last.pt").exists()
-    assert not (run / "model.safetensors").exists()
+def test_the_weights_file_is_the_same_bytes_for_the_same_run(finished, dataset, tmp_path):
+    train(SMALL, dataset, tmp_path / "run")
+    ours, theirs = (run / "model.safetensors" for run in (tmp_path / "run", finished))
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_a_validation_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "evaluate", lambda *a, **k: Metrics(math.inf, 1.0, 1.0, 12))
-    with pytest.raises(RunError, match="the validation loss is inf at step 6"):
-        train(SMALL, dataset, tmp_path / "run")
-    assert not [line for line in read_log(tmp_path / "run") if "val_loss" in line]
-
-
-def test_a_kill_between_the_two_files_loses_nothing(finished, dataset, tmp_path, monkeypatch):
-    run = tmp_path / "run"
-    save = trainer.checkpoint.save
-
-    def killed(path, state):
-        if state["step"] == 12:
-            raise KeyboardInterrupt
-        save(path, state)
-
-    monkeypatch.setattr(trainer.checkpoint, "save", killed)
-    with pytest.raises(KeyboardInterrupt):
-        train(SMALL, dataset, run)
-    monkeypatch.undo()
-    train(SMALL, dataset, run, resume=True)
-    assert_same_weights(run, finished)
-
-
-def test_the_last_validation_cannot_lose_the_training(dataset, tmp_path, monkeypatch):
-    def stopped(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(trainer, "evaluate", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        train(replace(SMALL, steps=4), dataset, tmp_path / "run")
-    state = trainer.checkpoint.load(tmp_path / "run")
-    assert state is not None
-    assert state["step"] == 4
-
-
-def test_a_run_resumed_at_its_end_says_what_it_said(dataset, tmp_path):
-    run = tmp_path / "run"
-    config = replace(SMALL, steps=4)
-    before = train(config, dataset, run)
-    assert train(config, dataset, run, resume=True) == before
-    assert [line["step"] for line in read_log(run) if "val_loss" in line] == [4]
+def test_fewer_steps_than_were_made_are_refused(finished, dataset):
+    with pytest.raises(UsageError, match="has made 12 steps already, more than the 3 asked for"):
+        train(replace(SMALL, steps=3), dataset, finished, resume=True)
 
 
 def test_two_processes_do_not_share_a_run(finished, dataset):
