@@ -44,10 +44,13 @@ def alone(run: Path) -> Iterator[None]:
     """Hold the run directory; a killed process holds nothing."""
     fd = os.open(run, os.O_RDONLY)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"{run}: another process is training here; wait for it to end"
+            ) from error
         yield
-    except BlockingIOError as error:
-        raise UsageError(f"{run}: another process is training here; wait for it to end") from error
     finally:
         os.close(fd)
 
