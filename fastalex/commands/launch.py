@@ -4,7 +4,6 @@ One line for an error, on stderr, and an exit code: 2 for a request that cannot 
 that failed, 128 + n for signal n. `--debug` shows the traceback instead.
 """
 
-import errno
 import importlib
 import os
 import signal
@@ -64,8 +63,6 @@ def _verdict(error: BaseException) -> tuple[int, str]:
                 f"{error.name} is not installed; what the commands need: "
                 "pip install 'fastalex[train]' (in a clone: '.[train]')"
             )
-        case OSError() if error.errno == errno.ENOSPC:
-            return 1, f"the disk is full{f' at {error.filename}' if error.filename else ''}"
         case OSError() if error.strerror:
             return 1, f"{error.filename or 'I/O'}: {error.strerror}"
         case _:

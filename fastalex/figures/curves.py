@@ -1,17 +1,24 @@
 """curves.png: a run's loss by step and its validation errors by pass, from its log.jsonl."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fastalex import files
+
 Line = dict[str, Any]
 BLUE, ORANGE, GREY = "#1f6fb4", "#d9701e", "#9aa5b1"
 
 
 def draw_curves(lines: list[Line], path: Path, title: str) -> None:
-    """Draw a run's log lines (see `fastalex.train.log`) as a PNG of 1600 x 640 pixels."""
+    """Draw a run's log lines (see `fastalex.train.log`) as a PNG of 1600 x 640 pixels.
+
+    Raises:
+        RunError: `path` cannot be written; what stood there still does.
+    """
     training = [line for line in lines if "loss" in line]
     validation = [line for line in lines if "val_loss" in line]
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -19,7 +26,9 @@ def draw_curves(lines: list[Line], path: Path, title: str) -> None:
     _draw_loss(left, training, validation)
     _draw_error(right, validation)
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=160)
+    png = io.BytesIO()
+    figure.savefig(png, dpi=160)
+    files.write(path, png.getbuffer())
 
 
 def _draw_loss(

@@ -5,6 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from fastalex.errors import RunError
 from fastalex.figures.curves import _draw_error, _draw_loss, _smooth, draw_curves
 
 
@@ -21,6 +22,11 @@ def log(steps: int, validations: int) -> list[dict]:
 def test_draws_a_picture_for_any_log(tmp_path, steps, validations):
     draw_curves(log(steps, validations), tmp_path / "curves.png", "a run")
     assert np.asarray(Image.open(tmp_path / "curves.png").convert("RGB")).shape == (640, 1600, 3)
+
+
+def test_a_picture_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(RunError, match=r"absent/curves\.png cannot be written \(No such file"):
+        draw_curves(log(3, 1), tmp_path / "absent" / "curves.png", "a run")
 
 
 def test_the_curves_are_the_logs():
