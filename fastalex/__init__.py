@@ -1,7 +1,8 @@
 """fastalex: AlexNet (Krizhevsky, Sutskever, Hinton 2012) for PyTorch.
 
-`AlexNet` and `kernels` are what other projects import. Both are loaded when first asked for, so
-that what needs no network, such as the workers of fastalex-prepare, does not wait for torch.
+`AlexNet`, `FusedSequential`, `accelerate` and `kernels` are what other projects import. They are
+loaded when first asked for, so that what needs no network, such as the workers of fastalex-prepare,
+does not wait for torch.
 """
 
 import importlib
@@ -9,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastalex import kernels
-    from fastalex.model import AlexNet
+    from fastalex.model import AlexNet, FusedSequential, accelerate
 
 __version__ = "0.1.0"
 
-__all__ = ["AlexNet", "__version__", "kernels"]
+__all__ = ["AlexNet", "FusedSequential", "__version__", "accelerate", "kernels"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "AlexNet":
-        return importlib.import_module("fastalex.model").AlexNet
+    if name in ("AlexNet", "FusedSequential", "accelerate"):
+        return getattr(importlib.import_module("fastalex.model"), name)
     if name == "kernels":
         return importlib.import_module("fastalex.kernels")
     raise AttributeError(f"module 'fastalex' has no attribute {name!r}")

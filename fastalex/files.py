@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, for whatever a later run will read."""
+"""Files that are written whole or not at all, for whatever a later run will read; and the cache."""
 
 import contextlib
 import os
@@ -9,6 +9,13 @@ from typing import BinaryIO
 from fastalex.errors import RunError
 
 RETRY = "make room or choose another folder and run the same command again: what is done is kept"
+
+
+def cache_dir() -> Path:
+    """Where fastalex keeps what it can make again: $FASTALEX_CACHE, else below the user's cache."""
+    if given := os.environ.get("FASTALEX_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastalex"
 
 
 @contextlib.contextmanager

@@ -1,25 +1,18 @@
 """The built-in pictures: scikit-learn's handwritten digits, written as JPEG files once.
 
-For `fastalex.data.digits` and the demo; and where the cache is that they go to.
+For `fastalex.data.digits` and the demo.
 """
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
 from fastalex.errors import RunError
+from fastalex.files import cache_dir
 from fastalex.inputs import STORED_SIDE
 
 _DIGITS_VERSION = 1
 """Part of the folder's name; a change of the pictures needs a new one."""
-
-
-def cache_dir() -> Path:
-    """Where fastalex keeps what it can make again: $FASTALEX_CACHE, else below the user's cache."""
-    if given := os.environ.get("FASTALEX_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastalex"
 
 
 def digits(cache: Path | None = None) -> Path:

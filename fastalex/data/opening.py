@@ -5,10 +5,11 @@ import json
 import os
 from pathlib import Path
 
-from fastalex.data._digits import cache_dir, digits
+from fastalex.data._digits import digits
 from fastalex.data.prepare import prepare
 from fastalex.data.shards import UNFINISHED, Dataset, is_dataset
 from fastalex.data.sources import Source, image_folder
+from fastalex.files import cache_dir
 
 
 def open_dataset(path: Path) -> Dataset:

@@ -1,26 +1,40 @@
 """Convolution, bias and ReLU (Krizhevsky et al. 2012, sections 3.1 and 3.5).
 
-    y[o, p] = max(0, b[o] + sum_{i, q} w[o, i, q] * x[i, stride * p - padding + dilation * q])
+    y[o, p]  = max(0, b[o] + sum_{i, q} w[o, i, q] * x[i, stride * p - padding + dilation * q])
+    g        = where(y <= 0, 0, dy)
+    dx[i, r] = sum of w[o, i, q] * g[o, p] over the o, p, q with stride * p - padding + dilation * q = r
+    dw[o, i, q] = sum_p g[o, p] * x[i, stride * p - padding + dilation * q],    db[o] = sum_p g[o, p]
 
     i over the input channels of o's group, q over the kernel
 
 Shapes  x: (B, C, H, W) or (C, H, W); w: (O, C / groups, KH, KW); b: (O,).
-Maths   the sum is torch's convolution; ReLU overwrites its result, so that no second copy is made.
+Dtypes  operands and results in x.dtype, sums in float32; float32 as torch's TF32 switch says.
+Cost    2 * B * H' * W' * numel(w) floating-point operations forward, as many for each of dx and dw.
+        The kernels and their tiles stand in the `_conv2d` files beside this one.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
+from fastalex.kernels._conv2d_ops import _conv2d_relu, _conv2d_relu_backward
+from fastalex.kernels._launch import DTYPES, autocast_dtype, route
 
 
 def conv2d_relu(
-    input: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
     stride: int | tuple[int, int] = 1,
     padding: str | int | tuple[int, int] = 0,
     dilation: int | tuple[int, int] = 1,
     groups: int = 1,
-) -> torch.Tensor:
+    *,
+    mask_gradient: bool = True,
+) -> Tensor:
     """`torch.relu(torch.nn.functional.conv2d(...))`: the same arguments, answer and errors.
 
     Args:
@@ -29,7 +43,91 @@ def conv2d_relu(
             see input channels [g * C / groups : (g + 1) * C / groups] alone.
         bias: (O,), or None.
         stride, padding, dilation, groups: as in conv2d; padding may be "valid" or "same".
+        mask_gradient: False promises that the gradient which comes back is zero wherever the output
+            is not positive, as from an op called with `relu=True`; the output is then not kept.
     Returns: (B, O, H', W') or (O, H', W'), nowhere below zero; NaN stays NaN.
     Raises: what conv2d raises.
     """
-    return F.conv2d(input, weight, bias, stride, padding, dilation, groups).relu_()
+    pairs = _pairs(weight, stride, padding, dilation)
+    dtype = autocast_dtype(input)
+    covered = pairs is not None and _covered(input, weight, bias, *pairs, groups, dtype)
+    mode = route("conv2d_relu", input, covered)
+    if mode == "aten" or pairs is None:
+        return F.conv2d(input, weight, bias, stride, padding, dilation, groups).relu_()
+    if dtype is not None:
+        input, weight, bias = (_cast(t, dtype) for t in (input, weight, bias))
+    return _Conv2dReLU.apply(input, weight, bias, *pairs, groups, mask_gradient, mode)
+
+
+class _Conv2dReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w, bias, stride, padding, dilation, groups, mask_gradient, mode):
+        y = _conv2d_relu(x, w, bias, stride, padding, dilation, groups, mode)
+        ctx.save_for_backward(y if mask_gradient else None, x, w)
+        ctx.arguments = stride, padding, dilation, groups
+        ctx.mode = mode
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        asked = list(ctx.needs_input_grad[:3])
+        gradients = _conv2d_relu_backward(dy, *ctx.saved_tensors, *ctx.arguments, asked, ctx.mode)
+        found = [d if wanted else None for d, wanted in zip(gradients, asked, strict=True)]
+        return *found, *[None] * 6
+
+
+def _pairs(
+    weight: Tensor, stride: Any, padding: Any, dilation: Any
+) -> tuple[list[int], list[int], list[int]] | None:
+    """Rows' and columns' (stride, padding, dilation), or None where torch is to answer."""
+    strides, dilations = _pair(stride), _pair(dilation)
+    if strides is None or dilations is None or weight.dim() != 4:
+        return None
+    if padding == "same":
+        reach = [(k - 1) * d for k, d in zip(weight.shape[2:], dilations, strict=True)]
+        if strides != [1, 1] or any(r % 2 for r in reach):
+            return None
+        return strides, [r // 2 for r in reach], dilations
+    paddings = [0, 0] if padding == "valid" else _pair(padding)
+    return None if paddings is None else (strides, paddings, dilations)
+
+
+def _pair(value: Any) -> list[int] | None:
+    if isinstance(value, int):
+        return [value, value]
+    if (
+        isinstance(value, Sequence)
+        and len(value) in (1, 2)
+        and all(isinstance(v, int) for v in value)
+    ):
+        return [value[0], value[-1]]
+    return None
+
+
+def _covered(
+    x: Tensor, w: Tensor, bias: Tensor | None, stride: list[int], padding: list[int],
+    dilation: list[int], groups: int, autocast: torch.dtype | None,
+) -> bool:  # fmt: skip
+    """The kernels take these; everything else, mistakes included, is for torch to answer."""
+    if x.dim() != 4 or min(*stride, *dilation, groups) < 1 or min(padding) < 0:
+        return False
+    if w.numel() == 0 or w.shape[0] % groups or x.shape[1] != w.shape[1] * groups:
+        return False
+    operands = [x, w] if bias is None else [x, w, bias]
+    if bias is not None and bias.shape != w.shape[:1]:
+        return False
+    if any(t.device != x.device or t.dtype not in DTYPES for t in operands):
+        return False
+    if not x.is_cuda and torch.bfloat16 in (x.dtype, autocast):
+        return False  # Triton's interpreter multiplies bfloat16 as integers
+    if w.numel() >= 2**31 or x.shape[1:].numel() >= 2**31:
+        return False  # the kernels count weights, and an image's elements, in 32 bits
+    if autocast is None and any(t.dtype != x.dtype for t in operands):
+        return False
+    sides = zip(x.shape[2:], w.shape[2:], padding, dilation, strict=True)
+    return all(side + 2 * p >= d * (k - 1) + 1 for side, k, p, d in sides)
+
+
+def _cast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """x.to(dtype), but for no cast no node: torch 2.11's compiler loses gradients behind one."""
+    return x if x is None or x.dtype == dtype else x.to(dtype)

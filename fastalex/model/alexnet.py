@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fastalex.model import variants
+from fastalex.model.fused import FusedSequential
 from fastalex.model.layers import (
     LocalResponseNorm,
     SpatialResponseNorm,
@@ -92,7 +93,7 @@ class _Builder:
         self.channels = 3
 
     def sequential(self, layers: Iterable[Layer]) -> nn.Sequential:
-        return nn.Sequential(*map(self.module, layers))
+        return FusedSequential(*map(self.module, layers))
 
     def module(self, layer: Layer) -> nn.Module:
         match layer:

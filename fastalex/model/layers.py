@@ -25,11 +25,13 @@ class WholeWindowConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride, bias=bias)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.padded(input))
+
+    def padded(self, input: torch.Tensor) -> torch.Tensor:
+        """What the windows of an unpadded convolution then cover exactly."""
         bottom = (self.kernel_size[0] - input.shape[-2]) % self.stride[0]
         right = (self.kernel_size[1] - input.shape[-1]) % self.stride[1]
-        if bottom or right:
-            input = F.pad(input, (0, right, 0, bottom))
-        return super().forward(input)
+        return F.pad(input, (0, right, 0, bottom)) if bottom or right else input
 
 
 class LocalResponseNorm(nn.LocalResponseNorm):
@@ -53,6 +55,15 @@ class LocalResponseNorm(nn.LocalResponseNorm):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, groups={self.groups}"
+
+
+class MaxPool2d(nn.MaxPool2d):
+    """torch.nn.MaxPool2d by `fastalex.kernels.max_pool2d`: same arguments, answer and errors."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if self.ceil_mode or self.return_indices or self.dilation not in (1, (1, 1)):
+            return super().forward(input)
+        return kernels.max_pool2d(input, self.kernel_size, self.stride, self.padding)
 
 
 class SpatialResponseNorm(nn.Module):

@@ -5,11 +5,8 @@
 
 `torch.optim.SGD` keeps the rate outside (W <- W - lr * V). The two agree while the rate is
 constant; after a drop by ten the paper's velocity still carries the old, larger steps. Caffe's
-solver has the paper's form, cuda-convnet too.
+solver has the paper's form, cuda-convnet too. The arithmetic is `fastalex.kernels.momentum_sgd_`.
 """
-
-# torch._foreach_* is what torch.optim itself is made of
-# pyright: reportPrivateImportUsage=false
 
 from collections.abc import Iterable
 from typing import Any
@@ -18,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastalex.errors import UsageError
+from fastalex.kernels.sgd import momentum_sgd_
 
 
 class MomentumSGD(torch.optim.Optimizer):
@@ -67,11 +65,8 @@ class MomentumSGD(torch.optim.Optimizer):
         for w in weights:
             if not self.state[w]:
                 self.state[w]["velocity"] = torch.zeros_like(w, memory_format=torch.preserve_format)
-        velocity = [self.state[w]["velocity"] for w in weights]
-        pull: Any = [w.grad for w in weights]
-        if group["weight_decay"]:
-            pull = torch._foreach_add(pull, weights, alpha=group["weight_decay"])
-        pull = torch._foreach_mul(pull, group["lr"])
-        torch._foreach_mul_(velocity, group["momentum"])
-        torch._foreach_sub_(velocity, pull)
-        torch._foreach_add_(weights, velocity)
+        velocities = [self.state[w]["velocity"] for w in weights]
+        grads: Any = [w.grad for w in weights]
+        momentum_sgd_(
+            weights, velocities, grads, group["lr"], group["momentum"], group["weight_decay"]
+        )

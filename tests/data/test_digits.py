@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from fastalex.data._digits import cache_dir, digits
+from fastalex.data._digits import digits
 from fastalex.data.sources import image_folder
 from fastalex.errors import RunError
+from fastalex.files import cache_dir
 
 
 @pytest.fixture(scope="module")

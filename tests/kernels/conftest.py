@@ -1,7 +1,15 @@
-"""What the op tests share: operands in every layout, the tolerance rule, outputs born as NaN."""
+"""What the op tests share: operands in every layout, the tolerance rule, outputs born as NaN.
 
+Every test runs on the GPU where there is one, and else on the CPU, Triton in its interpreter.
+"""
+
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
+
+from fastalex.kernels import _launch
 
 LAYOUTS = {
     "contiguous": lambda x: x,
@@ -20,38 +28,73 @@ def _same_numbers_and_uninitialized_memory_is_nan():
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture(autouse=True)
+def _interpreted_infinities_are_silent():
+    """Triton's interpreter computes with NumPy, which warns where a GPU says nothing."""
+    with np.errstate(all="ignore"):
+        yield
+
+
+@pytest.fixture
+def device():
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture
+def triton():
+    """The test runs with `use("triton")`."""
+    with _launch.use("triton"):
+        yield
+
+
+@pytest.fixture(params=["aten", "triton"])
+def implementation(request):
+    """The test runs twice: with `use("aten")` and with `use("triton")`."""
+    with _launch.use(request.param):
+        yield request.param
+
+
 @pytest.fixture(params=LAYOUTS)
 def laid_out(request):
     return LAYOUTS[request.param]
 
 
 @pytest.fixture
-def check_accuracy():
-    """No worse than twice what plain float32, rounded to the dtype, errs against float64."""
-    return _check_accuracy
+def check_accuracy(device):
+    """No worse than twice what plain float32, rounded to the dtype, errs against float64.
+
+    check_accuracy(op, reference, operands, dtype, layout=...): output and every gradient of `op` on
+    the device, in `dtype`, against `reference` on the CPU.
+    """
+    return partial(_check_accuracy, device)
 
 
-def _check_accuracy(op, reference, operands, dtype, layout=lambda x: x):
-    """`op` in `dtype`, against `reference` in float64 and float32: output and every gradient."""
+def _check_accuracy(device, op, reference, operands, dtype, layout=lambda x: x):
     operands = [operand.to(dtype) for operand in operands]
     dy = torch.randn(reference(*[o.double() for o in operands]).shape).to(dtype)
 
-    def run(function, as_dtype):
-        leaves = [layout(o.to(as_dtype)).detach().requires_grad_() for o in operands]
+    def run(function, as_dtype, where):
+        leaves = [layout(o.to(where, as_dtype)).detach().requires_grad_() for o in operands]
         y = function(*leaves)
-        return [y.detach(), *torch.autograd.grad(y, leaves, dy.to(as_dtype))]
+        results = [y.detach(), *torch.autograd.grad(y, leaves, dy.to(where, as_dtype))]
+        return [result.cpu() for result in results]
 
-    exact, float32, got = (
-        run(reference, torch.float64),
-        run(reference, torch.float32),
-        run(op, dtype),
-    )
+    exact = run(reference, torch.float64, "cpu")
+    float32 = run(reference, torch.float32, "cpu")
+    got = run(op, dtype, device)
     for name, g, f, e in zip(
         ["y", *(f"d{i}" for i in range(9))], got, float32, exact, strict=False
     ):
         assert g.dtype == dtype, name
         assert g.shape == e.shape, name
-        error = (g.double() - e).abs().max()
-        floor = torch.finfo(dtype).eps * e.abs().max()
-        allowed = 2 * (f.to(dtype).double() - e).abs().max() + floor
-        assert error <= allowed, f"{name} {dtype}: max error {error:.2e}, allowed {allowed:.2e}"
+        assert_as_accurate(name, g, f, e)
+
+
+def assert_as_accurate(name, got, float32, exact):
+    """The rule itself, for one tensor (CPU)."""
+    if exact.numel() == 0:
+        return
+    error = (got.double() - exact).abs().max()
+    floor = torch.finfo(got.dtype).eps * exact.abs().max()
+    allowed = 2 * (float32.to(got.dtype).double() - exact).abs().max() + floor
+    assert error <= allowed, f"{name} {got.dtype}: max error {error:.2e}, allowed {allowed:.2e}"

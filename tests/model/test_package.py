@@ -8,7 +8,6 @@ import torch
 import fastalex
 
 HEAVY = [
-    "triton",
     "nvidia.dali",
     "PIL",
     "simplejpeg",
@@ -22,20 +21,34 @@ HEAVY = [
 
 
 def test_exports():
-    assert fastalex.__all__ == ["AlexNet", "__version__", "kernels"]
+    assert fastalex.__all__ == [
+        "AlexNet",
+        "FusedSequential",
+        "__version__",
+        "accelerate",
+        "kernels",
+    ]
     assert issubclass(fastalex.AlexNet, torch.nn.Module)
+    assert issubclass(fastalex.FusedSequential, torch.nn.Sequential)
+    assert callable(fastalex.accelerate)
     assert fastalex.kernels.__all__ == [
+        "Report",
         "conv2d_relu",
+        "images",
         "local_response_norm",
         "local_response_norm_max_pool2d",
         "max_pool2d",
+        "momentum_sgd_",
+        "relu_dropout",
+        "report",
+        "use",
     ]
 
 
-def test_import_needs_torch_and_numpy_only():
-    """Beyond what `import torch` itself brings (tqdm, where it is installed)."""
+def test_import_needs_torch_triton_and_numpy_only():
+    """Beyond what these bring themselves (tqdm, where it is installed)."""
     script = f"""
-import sys, torch
+import sys, torch, triton
 torch_brings = set(sys.modules)
 import fastalex
 fastalex.AlexNet(width=0.01)

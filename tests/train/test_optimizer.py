@@ -4,8 +4,10 @@ import copy
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from fastalex.errors import UsageError
+from fastalex.kernels import use
 from fastalex.train import MomentumSGD
 
 
@@ -73,6 +75,52 @@ def test_state_survives_a_round_trip():
     optimizer.step()
     other.step()
     assert torch.equal(w, twin)
+
+
+@pytest.mark.parametrize("mode", ["aten", "auto", "triton"])
+def test_every_mode_takes_the_same_steps(mode):
+    """Weights of all layouts, in two groups, one of which has a rate on the device."""
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    shapes = [(4, 3, 5, 5), (7, 9), (300,)]
+    weights = [torch.nn.Parameter(torch.randn(shape, device=device)) for shape in shapes]
+    weights[0].data = weights[0].data.to(memory_format=torch.channels_last)
+    expected = [w.detach().double() for w in weights]
+    velocity = [torch.zeros_like(w) for w in expected]
+    rate = torch.tensor(0.1, device=device)
+    groups = [{"params": weights[:2], "lr": rate}, {"params": weights[2:], "weight_decay": 0.0}]
+    optimizer = MomentumSGD(groups, lr=0.05, weight_decay=0.01)
+    for step in range(3):
+        rate.fill_(0.1 / (step + 1))
+        for i, w in enumerate(weights):
+            w.grad = torch.randn_like(w)
+            lr, decay = (rate.item(), 0.01) if i < 2 else (0.05, 0.0)
+            pull = w.grad.double() + decay * expected[i]
+            velocity[i] = 0.9 * velocity[i] - lr * pull
+            expected[i] = expected[i] + velocity[i]
+        with use(mode):
+            optimizer.step()
+    for w, exact in zip(weights, expected, strict=True):
+        torch.testing.assert_close(w.detach(), exact.float())
+
+
+def test_a_new_rate_is_no_new_compilation():
+    weights = [torch.nn.Parameter(torch.randn(3, 4)), torch.nn.Parameter(torch.randn(4))]
+    rate = torch.tensor(0.0)
+    optimizer = MomentumSGD([{"params": weights, "lr": rate}])
+    counter = CompileCounterWithBackend("aot_eager")
+    torch.compiler.reset()
+    step = torch.compile(optimizer.step, fullgraph=True, backend=counter)
+    for w in weights:
+        w.grad = torch.ones_like(w)
+    counts = []
+    for lr in (0.1, 0.2, 0.3):
+        rate.fill_(lr)
+        before = weights[1].detach().clone()
+        step()
+        counts.append(counter.frame_count)
+    assert counts[1:] == [counts[1]] * 2  # the first step makes the velocities
+    assert not torch.equal(weights[1].detach(), before)
 
 
 def test_closure_and_parameters_without_gradient():

@@ -1,0 +1,92 @@
+"""The calls whose launches compile_kernels.py compiles: the training step of every AlexNet.
+
+The networks run whole, through their `FusedSequential`s, as in training; what no network calls, the
+optimizer and the input's preparation, is called beside them.
+"""
+
+import torch
+from _compile_fake import data
+from _compile_record import Case
+
+from fastalex import AlexNet
+from fastalex.kernels.images import images
+from fastalex.kernels.sgd import momentum_sgd_
+from fastalex.model import VARIANTS, WholeWindowConv2d
+
+BATCH = 128
+HALVES = (torch.bfloat16, torch.float16)
+
+
+def cases() -> list[Case]:
+    """Every network in bfloat16, the paper's in the other dtypes, too."""
+    made = [_network(variant, torch.bfloat16) for variant in VARIANTS]
+    for dtype in (torch.float16, torch.float32):
+        made.append(_network("paper", dtype))
+    for dtype in (*HALVES, torch.float32):
+        made += [_optimizer(dtype), _input(dtype)]
+    return [*made, _in_full_float32(_network("paper", torch.float32))]
+
+
+def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="cuda")
+
+
+def _network(variant: str, dtype: torch.dtype) -> Case:
+    with torch.device("meta"):
+        model = AlexNet(variant=variant).train()
+    side = model.variant.input.size
+
+    def call() -> object:
+        held = {name: _empty(*b.shape, dtype=b.dtype) for name, b in model.named_buffers()}
+        held |= {name: _empty(*p.shape, dtype=dtype) for name, p in model.named_parameters()}
+        x = _empty(BATCH, 3, side, side, dtype=dtype).to(memory_format=torch.channels_last)
+        if isinstance(model.features[0], WholeWindowConv2d):
+            x = model.features[0].padded(x)  # here, so that it is known to be data
+        return torch.func.functional_call(model, held, (data(x),))
+
+    return Case(variant, dtype, call)
+
+
+def _optimizer(dtype: torch.dtype) -> Case:
+    """The paper's parameters, with gradients in `dtype`, and copies if that is a half."""
+    with torch.device("meta"):
+        shapes = [p.shape for p in AlexNet().parameters()]
+
+    def call() -> object:
+        weights, velocities = ([_empty(*shape) for shape in shapes] for _ in range(2))
+        grads = [_empty(*shape, dtype=dtype) for shape in shapes]
+        copies = grads if dtype in HALVES else ()
+        return momentum_sgd_(weights, velocities, grads, _empty(1), 0.9, 5e-4, copies=copies)
+
+    return Case("optimizer", dtype, call)
+
+
+def _input(dtype: torch.dtype) -> Case:
+    """Training images, with a mean image (also space to depth) and with a mean colour."""
+
+    def call() -> None:
+        x = _empty(BATCH, 224, 224, 3, dtype=torch.uint8)
+        augmented = {
+            "lighting": _empty(BATCH, 3),
+            "corner": _empty(BATCH, 2, dtype=torch.int64),
+            "flip": _empty(BATCH, dtype=torch.bool),
+        }
+        images(x, _empty(256, 256, 3), **augmented, dtype=dtype)
+        images(x, _empty(256, 256, 3), **augmented, dtype=dtype, space_to_depth=4)
+        images(x, _empty(3), std=57.4, dtype=dtype)
+
+    return Case("input", dtype, call)
+
+
+def _in_full_float32(case: Case) -> Case:
+    """Without the TF32 that torch's convolutions use by default."""
+
+    def call() -> None:
+        precision = torch.backends.cudnn.conv
+        before, precision.fp32_precision = precision.fp32_precision, "ieee"
+        try:
+            case.call()
+        finally:
+            precision.fp32_precision = before
+
+    return Case(f"{case.name}, no TF32", case.dtype, call)

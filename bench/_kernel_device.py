@@ -1,0 +1,82 @@
+"""The clock of the kernel benchmarks, and the two limits of the device it runs on.
+
+On a GPU a call's time lies between two CUDA events. Before them the L2 cache is filled by reading
+something else (what is read leaves nothing to write back), and the device is kept busy while the
+host queues the call, so that launches cost the host's time, not the kernel's. On a CPU it is the
+wall clock's.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+FLUSH_BYTES = 256 << 20
+COVER_CYCLES = 2_000_000
+"""About a millisecond, in which the host queues a call."""
+
+
+class Clock:
+    """Measures calls; as pytest-benchmark's timer it shows the seconds added to `now`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.now = 0.0
+        self.on_gpu = device.type == "cuda"
+        if self.on_gpu:
+            self._other = torch.zeros(FLUSH_BYTES // 4, device=device)
+            self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def __call__(self) -> float:
+        return self.now
+
+    def seconds(self, call: Callable[..., object], *operands: object) -> float:
+        if not self.on_gpu:
+            start = time.perf_counter()
+            call(*operands)
+            return time.perf_counter() - start
+        self._other.sum()
+        torch.cuda._sleep(COVER_CYCLES)
+        self._start.record()
+        call(*operands)
+        self._end.record()
+        self._end.synchronize()
+        return self._start.elapsed_time(self._end) / 1e3
+
+
+def median(clock: Clock, call: Callable[[], object]) -> float:
+    return statistics.median([clock.seconds(call) for _ in range(23)][3:])
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What this device reaches when it does nothing else, measured here."""
+
+    copy_bytes_per_s: float
+    """Read and written, of one large copy."""
+    matrix_flops_per_s: float
+    """Of one large square product, in bfloat16 on a GPU."""
+
+    def seconds(self, moved: int, flops: int) -> float:
+        """The least that this much traffic and arithmetic can take."""
+        return max(moved / self.copy_bytes_per_s, flops / self.matrix_flops_per_s)
+
+    def __str__(self) -> str:
+        return (
+            f"copy {self.copy_bytes_per_s / 1e9:,.0f} GB/s, "
+            f"matrix product {self.matrix_flops_per_s / 1e9:,.0f} GFLOP/s"
+        )
+
+
+def limits(device: torch.device, clock: Clock) -> Limits:
+    gpu = device.type == "cuda"
+    size, side = (1 << 30, 8192) if gpu else (1 << 26, 768)
+    source = torch.zeros(size // 4, device=device)
+    target = torch.empty_like(source)
+    dtype = torch.bfloat16 if gpu else torch.float32
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return Limits(
+        copy_bytes_per_s=2 * size / median(clock, lambda: target.copy_(source)),
+        matrix_flops_per_s=2 * side**3 / median(clock, lambda: a @ b),
+    )

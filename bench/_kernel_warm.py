@@ -1,0 +1,56 @@
+"""Compiles what the kernel benchmarks will run, many cases at a time, into the compilers' caches.
+
+In processes of their own and before anything is timed: one after the other, the compilations would
+take longer than the measurements. Nothing is timed here, and no choice is remembered.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+PROCESSES = 6
+"""As many as the GPU's memory has room for, at batch 1024."""
+
+
+def warm(names: list[str]) -> None:
+    context = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        ProcessPoolExecutor(PROCESSES, context, initializer=_start, initargs=(cache,)) as pool,
+    ):
+        try:
+            list(pool.map(_run_once, names))
+        except BrokenProcessPool as error:
+            print(f"the rest is compiled as it is measured: {error}")
+
+
+def _start(cache: str) -> None:
+    os.environ["FASTALEX_CACHE"] = cache
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    from fastalex.kernels import _choice
+
+    def untimed(op, candidate, trial, operands):
+        with contextlib.suppress(Exception):
+            trial(candidate, *operands)
+        return 1.0
+
+    _choice._milliseconds = untimed
+
+
+def _run_once(name: str) -> None:
+    """What fails here fails again, and is told, where it is measured."""
+    import torch
+    from _kernel_cases import CASES, work_of
+
+    torch.cuda.empty_cache()
+    case = next(case for case in CASES if case.name == name)
+    with contextlib.suppress(Exception):
+        work = work_of(case)
+        for which in case.passes:
+            for provider in work.names(which):
+                with contextlib.suppress(Exception):
+                    setup, call = work.prepare(provider, which)
+                    call(setup())

@@ -1,0 +1,127 @@
+"""Every op of fastalex.kernels, a layer and a pass at a time, beside its peers on the same device.
+
+    pytest bench/bench_kernels.py --benchmark-json=bench/results/kernels-h200.json
+
+At the shapes of the paper's network and torchvision's (two networks, never mixed). A benchmark is
+one pass of one op; its figure is fastalex's under `use("auto")`. `extra_info` has every provider's
+seconds, round by round, taken in turns, and what the pass must move and compute. Before anything is
+timed fastalex's results are held against plain float32.
+
+    triton, auto      fastalex, under use("triton") and use("auto")
+    torch             stock ops, bfloat16, channels_last; convolution by cuDNN, ReLU in place
+    torch-autocast    the same under autocast, which takes normalization to float32
+    torch-compiled    the same under torch.compile
+    aten-compiled     fastalex's own formula in ATen under torch.compile
+    torch-split       each group a convolution of its own
+    cudnn-fused       cuDNN's convolution + bias + ReLU, forward only
+    torch-fused       torch.optim.SGD(fused=True), another formula of the same traffic
+
+At the end: a table of times, the share of the device's limit that `auto` reaches (the larger of
+traffic at the speed of a large copy and arithmetic at the speed of a large matrix product, both
+measured here), and for which layers and passes of conv2d_relu Triton was chosen.
+
+With `-k` a part of it: "norm1", "conv and paper", "1024 and not conv". All of it is made to fit in
+ten minutes on one H200. On a CPU it takes half a minute: float32, small shapes, ATen and stock
+torch only, so its figures mean nothing but that the benchmark runs.
+"""
+
+import statistics
+from dataclasses import asdict
+
+import pytest
+import torch
+from _kernel_cases import CASES, DEVICE, GPU, Case, work_of
+from _kernel_device import Clock, Limits, limits
+from _kernel_warm import warm
+from _kernel_work import OURS
+from kernel_summary import summary
+
+from fastalex import kernels
+
+ROUNDS = 20 if GPU else 3
+TOLERANCE = 0.01 if GPU else 1e-4
+"""Root mean square error, relative; one wrong image in a thousand is three times bfloat16's."""
+SECONDS_A_PASS = 4 if GPU else 0.3
+
+PASSES = [
+    pytest.param(case, which, id=f"{case.name}-{which}") for case in CASES for which in case.passes
+]
+
+
+class Results:
+    """Collects the passes; adds them up at the end, on the terminal and in the JSON."""
+
+    def __init__(self) -> None:
+        self.clock = Clock(DEVICE)
+        self.limits: Limits = limits(DEVICE, self.clock)
+        self.passes: list[dict] = []
+
+    def as_dict(self) -> dict:
+        choices = [asdict(choice) | {"winner": choice.winner} for choice in kernels.report()]
+        return {"limits": asdict(self.limits), "passes": self.passes, "choices": choices}
+
+    def pytest_terminal_summary(self, terminalreporter) -> None:
+        terminalreporter.write_line(f"limits: {self.limits}")
+        terminalreporter.write_line(summary(self.as_dict()))
+
+    def pytest_benchmark_update_json(self, output_json: dict) -> None:
+        output_json["kernels"] = self.as_dict()
+
+
+@pytest.fixture(scope="session")
+def results(request):
+    wanted = {
+        item.callspec.params["case"].name: None
+        for item in request.session.items
+        if item.name.startswith("bench_kernel[")
+    }
+    count = sum(item.name.startswith("bench_kernel[") for item in request.session.items)
+    terminal = request.config.get_terminal_writer()
+    terminal.line(f"\n{count} passes, about {count * SECONDS_A_PASS:.0f} s")
+    if GPU:
+        warm(list(wanted))
+    torch.backends.cudnn.benchmark = True
+    results = Results()
+    request.config.pluginmanager.register(results, "kernel-results")
+    yield results
+    torch.backends.cudnn.benchmark = False
+
+
+@pytest.mark.parametrize(("case", "which"), PASSES)
+def bench_kernel(case: Case, which: str, results: Results, benchmark) -> None:
+    work, clock = work_of(case), results.clock
+    names = work.names(which)
+    errors = {name: work.error(name, which) for name in names if name in OURS}
+    assert all(error <= TOLERANCE for error in errors.values()), errors
+    prepared = {name: work.prepare(name, which) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+
+    def one_of_each() -> None:
+        """In an order that shifts by one each round; only `auto` is seen by pytest-benchmark."""
+        shift = len(seconds["auto"]) % len(names)
+        for name in names[shift:] + names[:shift]:
+            setup, call = prepared[name]
+            ready = setup()
+            spent = clock.seconds(call, ready)
+            del ready
+            seconds[name].append(spent)
+            clock.now += spent if name == "auto" else 0.0
+
+    for _ in range(3):
+        one_of_each()
+    for each in seconds.values():
+        each.clear()
+    benchmark._timer = clock
+    benchmark.pedantic(one_of_each, rounds=ROUNDS)
+    cost = work.passes[which]
+    row = {
+        "case": case.name,
+        "pass": which,
+        "medians": {name: statistics.median(each) for name, each in seconds.items()},
+        "limit": results.limits.seconds(cost.moved, cost.flops),
+        "moved_bytes": cost.moved,
+        "flops": cost.flops,
+        "errors": errors,
+    }
+    results.passes.append(row)
+    benchmark.extra_info.update(row, seconds=seconds)

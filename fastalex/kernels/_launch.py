@@ -1,0 +1,140 @@
+"""How the ops of this package reach a kernel: the mode in force, and the launch itself.
+
+For the op files beside this one. An op asks `route` once, at its public entry, whether a call may
+go to Triton, and hands the answer, a word, down to its `torch.library.triton_op`s, forward and
+backward. They ask `choice.choose` which candidate to run and launch it through `wrap_triton`.
+"""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastalex.kernels._triton import AVAILABLE, triton
+
+MODES = ("auto", "triton", "aten")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+@triton.jit
+def _nothing():
+    pass
+
+
+INTERPRETED = AVAILABLE and not isinstance(_nothing, triton.JITFunction)
+"""Triton read TRITON_INTERPRET=1 when it was imported: kernels run on CPU tensors."""
+
+
+class _State:
+    mode = "auto"
+
+
+_state = _State()
+
+
+class use:  # noqa: N801 - a function that is also a context manager, like torch.set_grad_enabled
+    """Which implementation the ops use from here on, in the whole process; or in a `with` block.
+
+    "auto" (the default): on a GPU, whichever of Triton and cuDNN/ATen was measured to be quicker
+        for this op, shape and dtype (see `report`); on a CPU, ATen.
+    "triton": Triton wherever its kernels cover the arguments. On CPU tensors that is Triton's
+        interpreter, for which TRITON_INTERPRET=1 must be set before fastalex is imported.
+    "aten": PyTorch's own ops, always.
+
+    A backward pass follows the mode of its forward pass. What float64 or uncommon arguments ask
+    for is computed by ATen in every mode.
+    Raises:
+        ValueError: no such mode.
+    """
+
+    def __init__(self, mode: str) -> None:
+        if mode not in MODES:
+            raise ValueError(f"use: `mode` must be one of {', '.join(MODES)}; got {mode!r}")
+        self.before, _state.mode = _state.mode, mode
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _state.mode = self.before
+
+
+def may_fuse(input: Tensor) -> bool:
+    """Whether an op on this tensor's device may go to Triton at all, so that folding pays."""
+    if _state.mode == "aten" or not AVAILABLE:
+        return False
+    return input.is_cuda or (_state.mode == "triton" and INTERPRETED)
+
+
+def route(op: str, input: Tensor, covered: bool) -> str:
+    """ "aten" where a call of `op` is torch's business, else the mode for its triton_ops.
+
+    `covered`: the kernel takes these arguments (dtype and device are looked at here).
+    Raises:
+        RuntimeError: mode "triton", CPU tensors, and no interpreter.
+    """
+    mode = _state.mode
+    if (
+        mode == "aten"
+        or not AVAILABLE
+        or not covered
+        or input.dtype not in DTYPES
+        or input.numel() == 0
+    ):
+        return "aten"
+    if input.is_cuda:
+        return mode
+    if mode == "auto" or input.device.type != "cpu":
+        return "aten"
+    if not INTERPRETED:
+        raise RuntimeError(
+            f"{op}: use('triton') on CPU tensors needs Triton's interpreter: set "
+            "TRITON_INTERPRET=1 before fastalex is imported, or move the tensors to a GPU, or "
+            "use('auto')"
+        )
+    return mode
+
+
+def wrap_triton(kernel: Any) -> "_Launcher":
+    """`torch.library.wrap_triton`, on the data's own device and also under the interpreter.
+
+    It has that function's name because torch looks for calls of that name in a triton_op's source
+    to find the kernels whose text belongs to the key of its compile cache.
+    """
+    return _Launcher(kernel)
+
+
+class _Launcher:
+    """`kernel[grid](*args)`: runs at once on real tensors, goes into the graph for traced ones."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
+        def launch(*args: Any, **kwargs: Any) -> None:
+            tensors = [a for a in args if isinstance(a, Tensor)]
+            if all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors):
+                with torch.cuda.device_of(tensors[0]):
+                    self.kernel[grid](*args, **kwargs)
+            elif not INTERPRETED:
+                torch.library.wrap_triton(self.kernel)[grid](*args, **kwargs)
+
+        return launch
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """`x` (B, C, H, W) with its channels side by side in memory: itself where it is so already."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype that autocast gives to a convolution's operands here; None outside autocast."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

@@ -1,0 +1,88 @@
+"""`use`, and what a call's mode becomes for each device, dtype and set of arguments."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+
+from fastalex import kernels
+from fastalex.kernels import _launch
+
+
+def on_gpu(*shape, dtype=torch.float32):
+    with FakeTensorMode():
+        return torch.empty(shape, device="cuda", dtype=dtype)
+
+
+CPU, GPU = torch.ones(2, 8, 3, 3), on_gpu(2, 8, 3, 3)
+
+
+@pytest.mark.parametrize("mode", ["auto", "triton", "aten"])
+def test_use_sets_the_mode_and_a_block_puts_it_back(mode):
+    with kernels.use("auto"):
+        with kernels.use(mode):
+            assert _launch.route("op", GPU, covered=True) == mode
+        assert _launch.route("op", GPU, covered=True) == "auto"
+        kernels.use(mode)
+        assert _launch.route("op", GPU, covered=True) == mode
+    assert _launch.route("op", GPU, covered=True) == "auto"
+
+
+def test_a_block_that_fails_puts_the_mode_back():
+    with pytest.raises(KeyError), kernels.use("aten"):
+        raise KeyError
+    assert _launch.route("op", GPU, covered=True) == "auto"
+
+
+def test_no_such_mode():
+    with pytest.raises(ValueError, match="one of auto, triton, aten; got 'cudnn'"):
+        kernels.use("cudnn")
+    assert _launch.route("op", GPU, covered=True) == "auto"
+
+
+@pytest.mark.parametrize(
+    ("input", "covered"),
+    [
+        (GPU, False),
+        (on_gpu(2, 8, 3, 3, dtype=torch.float64), True),
+        (on_gpu(2, 8, 3, 3, dtype=torch.int32), True),
+        (on_gpu(0, 8, 3, 3), True),
+    ],
+    ids=["arguments", "float64", "integers", "empty"],
+)
+def test_what_no_kernel_covers_is_atens_in_every_mode(input, covered):
+    for mode in ("auto", "triton"):
+        with kernels.use(mode):
+            assert _launch.route("op", input, covered) == "aten"
+
+
+def test_cpu_tensors_go_to_the_interpreter_on_request_only():
+    assert _launch.route("op", CPU, covered=True) == "aten"
+    assert not _launch.may_fuse(CPU)
+    assert _launch.may_fuse(GPU)
+    with kernels.use("aten"):
+        assert not _launch.may_fuse(GPU)
+    if _launch.INTERPRETED:
+        with kernels.use("triton"):
+            assert _launch.route("op", CPU, covered=True) == "triton"
+            assert _launch.may_fuse(CPU)
+
+
+def test_triton_on_the_cpu_without_its_interpreter_is_an_error():
+    script = """
+import torch
+from fastalex import kernels
+with kernels.use("triton"):
+    kernels.max_pool2d(torch.ones(1, 1, 3, 3), 2)
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("RuntimeError: max_pool2d: use('triton') on CPU tensors needs")
+    assert "TRITON_INTERPRET=1" in last
