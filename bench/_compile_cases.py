@@ -71,8 +71,9 @@ def _input(dtype: torch.dtype) -> Case:
             "corner": _empty(BATCH, 2, dtype=torch.int64),
             "flip": _empty(BATCH, dtype=torch.bool),
         }
-        images(x, _empty(256, 256, 3), **augmented, dtype=dtype)
-        images(x, _empty(256, 256, 3), **augmented, dtype=dtype, space_to_depth=4)
+        image = _empty(256, 256, 3)
+        images(x, image, **augmented, dtype=dtype)
+        images(x, image, **augmented, dtype=dtype, space_to_depth=4)
         images(x, _empty(3), std=57.4, dtype=dtype)
 
     return Case("input", dtype, call)

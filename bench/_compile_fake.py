@@ -4,7 +4,7 @@ For compile_kernels.py. Tensors of the mode have sizes and strides but no memory
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,8 @@ from unittest import mock
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from triton.backends.compiler import GPUTarget
+
+from fastalex import kernels
 
 KIB = 1024
 
@@ -46,7 +48,7 @@ TARGETS = {
 
 @contextlib.contextmanager
 def pretended(target: Target) -> Iterator[None]:
-    """Tensors made here are fake, `Function.apply` runs both passes, the one GPU is `target`."""
+    """Tensors are fake, the one GPU is `target`, and an op that trains runs both its passes."""
     properties = SimpleNamespace(
         name=target.name,
         major=target.capability[0],
@@ -58,6 +60,7 @@ def pretended(target: Target) -> Iterator[None]:
     if not target.is_amd:  # ROCm has no such field
         properties.shared_memory_per_block_optin = target.shared
     capability = target.capability
+    public = {name: _in_training(getattr(kernels, name)) for name in kernels.__all__}
     apply = classmethod(_forward_and_backward)
     with (
         mock.patch.object(torch.cuda, "get_device_capability", return_value=capability),
@@ -66,22 +69,42 @@ def pretended(target: Target) -> Iterator[None]:
         mock.patch.object(torch.autograd.Function, "apply", apply),
         torch.no_grad(),
         FakeTensorMode(),
-        mock.patch.multiple(FakeTensor, create=True, **_BELOW),
+        mock.patch.multiple(FakeTensor, create=True, **_METHODS),
+        mock.patch.multiple(kernels, **public),
     ):
         yield
 
 
 def data(x: torch.Tensor) -> torch.Tensor:
-    """`x`, marked: the one kind of floating-point tensor that is taken to need no gradient."""
+    """`x`, marked: the one kind of floating-point tensor that needs no gradient."""
     x.is_data = True
     return x
+
+
+def _in_training(op: Callable[..., Any]) -> Callable[..., Any]:
+    """`op` on operands that need gradients: without a graph, nothing but the data says so."""
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        for x in args:
+            floating = isinstance(x, torch.Tensor) and x.is_floating_point()
+            if floating and not getattr(x, "is_data", False):
+                x.requires_grad_()
+        with _grad(True):
+            return op(*args, **kwargs)
+
+    return called
+
+
+def _grad(enabled: bool) -> Any:
+    """What `torch.is_grad_enabled` says; in truth it never is, for that asks for the device."""
+    return mock.patch.object(torch, "is_grad_enabled", return_value=enabled)
 
 
 class _Context:
     """What an autograd.Function keeps between its passes."""
 
     def __init__(self, args: tuple[Any, ...]) -> None:
-        self.needs_input_grad = tuple(map(_needs_gradient, args))
+        self.needs_input_grad = [isinstance(a, torch.Tensor) and a.requires_grad for a in args]
         self.saved_tensors: tuple[Any, ...] = ()
         self.without_gradient: set[int] = set()
 
@@ -95,23 +118,19 @@ class _Context:
         pass
 
 
-def _needs_gradient(value: Any) -> bool:
-    floating = isinstance(value, torch.Tensor) and value.is_floating_point()
-    return floating and not getattr(value, "is_data", False)
-
-
 def _forward_and_backward(cls: Any, *args: Any) -> Any:
     """`Function.apply`, and its backward at once: autograd's engine cannot run without the GPU."""
     ctx = _Context(args)
-    if cls.setup_context is torch.autograd.Function.setup_context:
-        result = cls.forward(ctx, *args)
-    else:
-        result = cls.forward(*args)
-        cls.setup_context(ctx, args, result)
-    if any(ctx.needs_input_grad):
-        outputs = result if isinstance(result, tuple) else (result,)
-        wanted = [None if id(y) in ctx.without_gradient else torch.empty_like(y) for y in outputs]
-        cls.backward(ctx, *wanted)
+    with _grad(False):
+        if cls.setup_context is torch.autograd.Function.setup_context:
+            result = cls.forward(ctx, *args)
+        else:
+            result = cls.forward(*args)
+            cls.setup_context(ctx, args, result)
+        if any(ctx.needs_input_grad):
+            ys = result if isinstance(result, tuple) else (result,)
+            wanted = [None if id(y) in ctx.without_gradient else torch.empty_like(y) for y in ys]
+            cls.backward(ctx, *wanted)
     return result
 
 
@@ -137,7 +156,7 @@ def _spelled_out(index: Any, dimensions: int) -> list[Any]:
     return [*parts[:hole], *[slice(None)] * rest, *parts[hole + 1 :]]
 
 
-_BELOW = {
+_METHODS = {
     "__getitem__": _indexed,
     "contiguous": lambda x, **layout: torch.ops.aten.contiguous(x, **layout),
     "copy_": lambda x, source: torch.ops.aten.copy_(x, source),

@@ -10,12 +10,15 @@ import os
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 PROCESSES = 6
 """As many as the GPU's memory has room for, at batch 1024."""
 
 
 def warm(names: list[str]) -> None:
+    # one cache for all: inductor would send what is compiled after it is loaded to another
+    os.environ.setdefault("TRITON_CACHE_DIR", str(Path.home() / ".triton" / "cache"))
     context = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory() as cache,

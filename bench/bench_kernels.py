@@ -33,12 +33,12 @@ import torch
 from _kernel_cases import CASES, DEVICE, GPU, Case, work_of
 from _kernel_device import Clock, Limits, limits
 from _kernel_warm import warm
-from _kernel_work import OURS
+from _kernel_work import OURS, Prepared, Work
 from kernel_summary import summary
 
 from fastalex import kernels
 
-ROUNDS = 20 if GPU else 3
+WARM_UP, ROUNDS = 3, 20 if GPU else 3
 TOLERANCE = 0.01 if GPU else 1e-4
 """Root mean square error, relative; one wrong image in a thousand is three times bfloat16's."""
 SECONDS_A_PASS = 4 if GPU else 0.3
@@ -87,32 +87,43 @@ def results(request):
     torch.backends.cudnn.benchmark = False
 
 
+def _prepared(work: Work, which: str) -> tuple[dict[str, Prepared], dict[str, str]]:
+    """Each provider, and those peers that cannot do this here, with their reasons."""
+    ready, failed = {}, {}
+    for name in work.names(which):
+        try:
+            setup, call = work.prepare(name, which)
+            call(setup())
+            ready[name] = setup, call
+        except Exception as error:
+            if name in OURS:
+                raise
+            failed[name] = f"{type(error).__name__}: {error}"[:300]
+    return ready, failed
+
+
 @pytest.mark.parametrize(("case", "which"), PASSES)
 def bench_kernel(case: Case, which: str, results: Results, benchmark) -> None:
     work, clock = work_of(case), results.clock
-    names = work.names(which)
-    errors = {name: work.error(name, which) for name in names if name in OURS}
+    errors = {name: work.error(name, which) for name in work.names(which) if name in OURS}
     assert all(error <= TOLERANCE for error in errors.values()), errors
-    prepared = {name: work.prepare(name, which) for name in names}
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    prepared, failed = _prepared(work, which)
+    names, seconds = list(prepared), {name: [] for name in prepared}
 
     def one_of_each() -> None:
         """In an order that shifts by one each round; only `auto` is seen by pytest-benchmark."""
         shift = len(seconds["auto"]) % len(names)
         for name in names[shift:] + names[:shift]:
             setup, call = prepared[name]
-            ready = setup()
-            spent = clock.seconds(call, ready)
-            del ready
+            spent = clock.seconds(call, setup())
             seconds[name].append(spent)
             clock.now += spent if name == "auto" else 0.0
 
-    for _ in range(3):
+    for _ in range(WARM_UP):
         one_of_each()
-    for each in seconds.values():
-        each.clear()
     benchmark._timer = clock
     benchmark.pedantic(one_of_each, rounds=ROUNDS)
+    seconds = {name: each[WARM_UP:] for name, each in seconds.items()}
     cost = work.passes[which]
     row = {
         "case": case.name,
@@ -122,6 +133,7 @@ def bench_kernel(case: Case, which: str, results: Results, benchmark) -> None:
         "moved_bytes": cost.moved,
         "flops": cost.flops,
         "errors": errors,
+        "failed": failed,
     }
     results.passes.append(row)
     benchmark.extra_info.update(row, seconds=seconds)

@@ -17,29 +17,33 @@ def summary(kernels: dict) -> str:
 
 
 def _table(passes: list[dict]) -> str:
-    """Times in milliseconds; `best / auto` above 1: fastalex is quicker than its best peer."""
-    head = ("case", "pass", "limit", "auto", "of limit", "triton", "best peer", "", "best / auto")
+    """Milliseconds, and the peers' times over `auto`'s: above 1, fastalex is quicker."""
+    head = (
+        "case", "pass", "limit", "auto", "of limit", "triton", "torch", "/ auto", "compiled",
+        "/ auto", "best peer", "", "/ auto",
+    )  # fmt: skip
     rows = [head]
     for each in passes:
         times = each["medians"]
         peers = {name: time for name, time in times.items() if name not in OURS}
         best = min(peers, key=lambda name: peers[name])
-        rows.append((
-            each["case"],
-            each["pass"],
-            f"{each['limit'] * 1e3:.4f}",
-            f"{times['auto'] * 1e3:.4f}",
-            f"{each['limit'] / times['auto']:.0%}",
-            f"{times['triton'] * 1e3:.4f}" if "triton" in times else "-",
-            f"{peers[best] * 1e3:.4f}",
-            best,
-            f"{peers[best] / times['auto']:.2f}",
-        ))  # fmt: skip
+        row = [each["case"], each["pass"], f"{each['limit'] * 1e3:.4f}"]
+        row += [f"{times['auto'] * 1e3:.4f}", f"{each['limit'] / times['auto']:.0%}"]
+        row.append(_beside(times, "triton")[0])
+        row += [*_beside(times, "torch"), *_beside(times, "torch-compiled")]
+        row += [best, *_beside(times, best)]
+        rows.append(tuple(row))
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
+
+
+def _beside(times: dict[str, float], name: str) -> tuple[str, str]:
+    if name not in times:
+        return "-", "-"
+    return f"{times[name] * 1e3:.4f}", f"{times[name] / times['auto']:.2f}"
 
 
 def _convolutions(choices: list[dict]) -> str:

@@ -8,11 +8,11 @@ does not wait for torch.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fastalex.version import __version__
+
 if TYPE_CHECKING:
     from fastalex import kernels
     from fastalex.model import AlexNet, FusedSequential, accelerate
-
-__version__ = "0.1.0"
 
 __all__ = ["AlexNet", "FusedSequential", "__version__", "accelerate", "kernels"]
 

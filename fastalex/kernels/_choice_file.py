@@ -13,8 +13,7 @@ from pathlib import Path
 
 import torch
 
-import fastalex
-from fastalex import files
+from fastalex import files, version
 from fastalex.errors import RunError
 from fastalex.kernels._triton import triton
 
@@ -53,7 +52,7 @@ def remember(device: str, key: str, times: Times) -> None:
 
 
 def _path(device: str) -> Path:
-    versions = f"torch{torch.__version__}-triton{triton.__version__}-fastalex{fastalex.__version__}"
+    versions = f"torch{torch.__version__}-triton{triton.__version__}-fastalex{version.__version__}"
     name = re.sub(r"[^\w.+-]+", "_", f"{device}-{versions}")
     return files.cache_dir() / "kernels" / f"{name}.json"
 

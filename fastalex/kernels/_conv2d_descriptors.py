@@ -17,7 +17,7 @@ and `_provide_scratch` elsewhere; those made on the host do not survive its trac
 import torch
 from torch import Tensor
 
-from fastalex.kernels._conv2d_kernels import Window, _taps
+from fastalex.kernels._conv2d_kernels import Window, _taps, channels_of_a_group
 from fastalex.kernels._conv2d_tiling import Tile, splits
 from fastalex.kernels._launch import INTERPRETED, wrap_triton
 from fastalex.kernels._triton import AVAILABLE, tl, triton
@@ -28,8 +28,8 @@ def convolve_boxes(
     window: Window, groups: int, relu: bool, transposed: bool, precision: str, tile: Tile,
 ) -> None:  # fmt: skip
     """Fills `y`; all maps are (B, channels, rows, columns) in channels_last, `w` likewise."""
-    (b, xc, h, width), (_, yc, oh, ow) = x.shape, y.shape
-    c, n = xc // groups, yc // groups
+    (b, _, h, width), (_, _, oh, ow) = x.shape, y.shape
+    c, n = channels_of_a_group(w, groups, transposed)
     grid = (triton.cdiv(b, tile.m) * oh * ow * groups * triton.cdiv(n, tile.n),)
     wrap_triton(_conv2d_boxes_kernel)[grid](
         x, w, w if bias is None else bias, y,
@@ -40,16 +40,16 @@ def convolve_boxes(
 
 
 def weight_gradient_boxes(
-    x: Tensor, dy: Tensor, window: Window, groups: int, bias: bool, precision: str, tile: Tile
-) -> Tensor:
+    x: Tensor, dy: Tensor, c: int, n: int, window: Window, groups: int, bias: bool, precision: str,
+    tile: Tile,
+) -> Tensor:  # fmt: skip
     """The parts, as of `weight_gradient_parts`."""
-    (b, xc, h, width), (_, yc, oh, ow) = x.shape, dy.shape
-    c, n = xc // groups, yc // groups
+    (b, _, h, width), (_, _, oh, ow) = x.shape, dy.shape
     taps = window.kernel[0] * window.kernel[1]
     tiles_n = triton.cdiv(n, tile.n) * groups
     tiles = taps * triton.cdiv(c, tile.m) * tiles_n
     count, _ = splits(x, tiles, triton.cdiv(b, tile.k) * oh * ow)
-    parts = x.new_empty((count, yc * (taps * c + bias)), dtype=torch.float32)
+    parts = x.new_empty((count, n * groups * (taps * c + bias)), dtype=torch.float32)
     wrap_triton(_conv2d_weight_boxes_kernel)[(tiles + tiles_n * bias, count)](
         x, dy, parts, b, h, width, oh, ow, count, c, n, groups, *window.kernel, *window.padding,
         bias, precision, tile.m, tile.n, tile.k,

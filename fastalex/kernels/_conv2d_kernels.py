@@ -46,8 +46,8 @@ def convolve(
     window: Window, groups: int, relu: bool, transposed: bool, precision: str, tile: Tile,
 ) -> None:  # fmt: skip
     """Fills `y`; all maps are (B, channels, rows, columns) in channels_last, `w` likewise."""
-    (b, xc, h, width), (_, yc, oh, ow) = x.shape, y.shape
-    c, n = xc // groups, yc // groups
+    (b, _, h, width), (_, _, oh, ow) = x.shape, y.shape
+    c, n = channels_of_a_group(w, groups, transposed)
     cut = box(b, oh, ow, tile.m)
     grid = (cut.count * triton.cdiv(n, tile.n) * groups,)
     wrap_triton(_conv2d_kernel)[grid](
@@ -57,6 +57,11 @@ def convolve(
         cut.images, cut.rows, cut.columns, tile.n, tile.k,
         num_warps=tile.warps(mask is not None), num_stages=tile.stages(x, 0 if mask is None else tile.m),
     )  # fmt: skip
+
+
+def channels_of_a_group(w: Tensor, groups: int, transposed: bool) -> tuple[int, int]:
+    """(summed, computed): taken from the weights, whose sizes torch.compile always knows."""
+    return (w.shape[0] // groups, w.shape[1]) if transposed else (w.shape[1], w.shape[0] // groups)
 
 
 @triton.jit

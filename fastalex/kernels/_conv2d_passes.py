@@ -65,7 +65,7 @@ def forward(
 ) -> Tensor:
     shape = (x.shape[0], w.shape[0], *_output_sides(x, window))
     last = _is_channels_last(x) or _is_channels_last(w)
-    if folds(x.shape[1], window, groups):
+    if folds(w.shape[1], window, groups):
         x, w = folded_maps(x, window, *shape[2:]), folded_weights(w, window)
         window = folded_window(window)
     y = _new_maps(x, shape)
@@ -80,7 +80,7 @@ def input_gradient(
 ) -> Tensor:
     """`y`: where dy still needs the ReLU's mask."""
     last = _is_channels_last(x) or _is_channels_last(w)
-    folding = folds(x.shape[1], window, groups)
+    folding = folds(w.shape[1], window, groups)
     shape, used = x.shape, window
     if folding:
         s = window.stride[0]
@@ -112,18 +112,19 @@ def weight_gradient(
     candidate: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Gradients of weight and bias; the latter is empty unless it is asked for."""
-    folding = folds(x.shape[1], window, groups)
+    folding = folds(w.shape[1], window, groups)
     used, shape = window, w.shape
     if folding:
         x, used = folded_maps(x, window, *dy.shape[2:]), folded_window(window)
-        shape = (w.shape[0], x.shape[1], *used.kernel)
+        shape = (w.shape[0], w.shape[1] * window.stride[0] ** 2, *used.kernel)
     x, dy = channels_last(x), channels_last(dy)
     mask = None if y is None else channels_last(y)
     tile = named(candidate)
+    rest = (shape[1], shape[0] // groups, used, groups, bias, precision(x), tile)
     if tile.form == "tma":
-        parts = weight_gradient_boxes(x, dy, used, groups, bias, precision(x), tile)
+        parts = weight_gradient_boxes(x, dy, *rest)
     else:
-        parts = weight_gradient_parts(x, dy, mask, used, groups, bias, precision(x), tile)
+        parts = weight_gradient_parts(x, dy, mask, *rest)
     last = w.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if last else torch.contiguous_format
     dw = torch.empty(shape, dtype=w.dtype, device=w.device, memory_format=layout)

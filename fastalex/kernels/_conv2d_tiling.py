@@ -61,9 +61,15 @@ class Box(NamedTuple):
     count: int
 
 
-@lru_cache(maxsize=1024)
 def box(images: int, rows: int, columns: int, size: int) -> Box:
     """The box of `size` pixels that covers the maps with the fewest; of equals, most images."""
+    depth, height, width = _sides(known(images), known(rows), known(columns), size)
+    count = _cdiv(images, depth) * _cdiv(rows, height) * _cdiv(columns, width)
+    return Box(depth, height, width, count)
+
+
+@lru_cache(maxsize=1024)
+def _sides(images: int, rows: int, columns: int, size: int) -> tuple[int, int, int]:
     found = []
     width = 1
     while width <= size:
@@ -74,15 +80,20 @@ def box(images: int, rows: int, columns: int, size: int) -> Box:
             found.append((count, -depth, height, width))
             height *= 2
         width *= 2
-    count, depth, height, width = min(found)
-    return Box(-depth, height, width, count)
+    _, depth, height, width = min(found)
+    return -depth, height, width
+
+
+def known(size: int) -> int:
+    """A size that torch.compile leaves open: the one it met first. Only speed depends on it."""
+    return size if isinstance(size, int) else size.node.hint or 1
 
 
 def splits(x: Tensor, tiles: int, steps: int) -> tuple[int, int]:
     """(parts, steps in each) of a sum of `steps`, for about two waves of programs in all."""
-    parts = max(1, min(steps, 2 * _multiprocessors(x) // tiles))
-    each = _cdiv(steps, parts)
-    return _cdiv(steps, each), each
+    parts = max(1, min(known(steps), 2 * _multiprocessors(x) // tiles))
+    parts = _cdiv(known(steps), _cdiv(known(steps), parts))
+    return parts, _cdiv(steps, parts)
 
 
 def has_descriptors(*operands: Tensor) -> bool:
@@ -129,7 +140,7 @@ def tilings(columns: int, sums: int, dtype: torch.dtype) -> tuple[str, ...]:
 
 def box_tilings(images: int, columns: int, block: int, dtype: torch.dtype) -> tuple[str, ...]:
     """The same for boxes of images brought by descriptors, `block` products at a step."""
-    if dtype == torch.float32 or images < 96:
+    if dtype == torch.float32 or known(images) < 96:
         return ()
     n = _power_of_2(columns, 16, 128)
     if columns % 256 == 0:
@@ -143,7 +154,7 @@ def weight_box_tilings(
     images: int, channels: int, columns: int, dtype: torch.dtype
 ) -> tuple[str, ...]:
     """The same for the weight gradient: channels of a tap x `columns`, 64 images at a step."""
-    if dtype == torch.float32 or images < 48:
+    if dtype == torch.float32 or known(images) < 48:
         return ()
     m = 128 if channels % 128 == 0 else 64
     n = _power_of_2(columns, 16, 128)

@@ -23,18 +23,17 @@ SUM_BLOCK = 1024
 
 
 def weight_gradient_parts(
-    x: Tensor, dy: Tensor, mask: Tensor | None, window: Window, groups: int,
+    x: Tensor, dy: Tensor, mask: Tensor | None, c: int, n: int, window: Window, groups: int,
     bias: bool, precision: str, tile: Tile,
 ) -> Tensor:  # fmt: skip
-    """The parts; all maps are (B, channels, rows, columns) in channels_last."""
-    (b, xc, h, width), (_, yc, oh, ow) = x.shape, dy.shape
-    c, n = xc // groups, yc // groups
+    """The parts; all maps are (B, channels, rows, columns) in channels_last, of c and n a group."""
+    (b, _, h, width), (_, _, oh, ow) = x.shape, dy.shape
     columns = window.kernel[0] * window.kernel[1] * c
     cut = box(b, oh, ow, tile.k)
     tiles_n = triton.cdiv(n, tile.n) * groups
     tiles = triton.cdiv(columns, tile.m) * tiles_n
     count, each = splits(x, tiles, cut.count)
-    parts = x.new_empty((count, yc * (columns + bias)), dtype=torch.float32)
+    parts = x.new_empty((count, n * groups * (columns + bias)), dtype=torch.float32)
     wrap_triton(_conv2d_weight_bwd_kernel)[(tiles + tiles_n * bias, count)](
         x, dy, dy if mask is None else mask, parts, b, h, width, oh, ow, cut.count, each,
         c, n, groups, *window.constants(), bias, mask is not None, precision,

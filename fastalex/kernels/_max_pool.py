@@ -11,6 +11,9 @@ Both      An image's places in memory are counted in 32 bits where they fit, fro
           Octets past an image's end repeat its last.
 """
 
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportAssignmentType=false
+# (to Triton's compiler a number is a constexpr, and tl.static_range is a range)
+
 from fastalex.kernels._octets import load_octets, octet, octets_of_program, store_octets, widened
 from fastalex.kernels._triton import tl, triton
 
@@ -78,7 +81,7 @@ def max_pool2d_bwd_kernel(
         for u in tl.static_range(UP):
             for v in tl.static_range(LEFT):
                 window = load_window(dy_ptr, places_ptr, out, room, i, j, u, v, OH, OW, C)
-                windows = windows + (window,)
+                windows += (window,)
     for a in tl.static_range(SH):
         for b in tl.static_range(SW):
             d = tl.zeros((BLOCK, 8), tl.float32)

@@ -10,6 +10,9 @@ of eight [N], which costs nothing: a thread holds all eight. `room` [N] is the n
 from an octet's first to its group's end; an octet with room == GROUP is its group's first.
 """
 
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+# (to Triton's compiler a number is a constexpr, and tl.static_range is a range)
+
 from fastalex.kernels._triton import tl, triton
 
 
@@ -18,10 +21,7 @@ def octet(o, GROUP: tl.constexpr):
     """Octet o of a pixel -> its first channel, its room."""
     IN_GROUP: tl.constexpr = (GROUP + 7) // 8
     room = GROUP - 8 * (o % IN_GROUP)
-    if GROUP % 8 == 0:
-        first = 8 * o
-    else:
-        first = o // IN_GROUP * GROUP + (GROUP - room)
+    first = 8 * o if GROUP % 8 == 0 else o // IN_GROUP * GROUP + (GROUP - room)
     return first, room
 
 
@@ -119,7 +119,7 @@ def rectified(x, RELU: tl.constexpr):
         v = widened(x[i])
         if RELU:
             v = tl.maximum(v, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        wide = wide + (v,)
+        wide += (v,)
     return wide
 
 
@@ -141,7 +141,7 @@ def split(x):
         even, odd = split(even), split(odd)
         parts = ()
         for i in tl.static_range(len(even)):
-            parts = parts + (even[i], odd[i])
+            parts += (even[i], odd[i])
     return parts
 
 

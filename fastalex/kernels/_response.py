@@ -1,11 +1,55 @@
-"""The arithmetic of local response normalization with a window of 5, for kernels.
+"""The kernels of local response normalization alone, and its arithmetic, for a window of 5.
 
     the formulas are those of local_response_norm.py
 
 Tuples hold neighbouring channels in order, a tensor of float32 for each, zero beyond the group.
 """
 
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+# (to Triton's compiler a number is a constexpr, and tl.static_range is a range)
+
+from fastalex.kernels._octets import join, load_around, octet, rectified, spread, store_octets
 from fastalex.kernels._triton import tl, triton
+
+
+@triton.jit
+def local_response_norm_fwd_kernel(
+    x_ptr, y_ptr, alpha_over_size, beta, k, octets,
+    GROUP: tl.constexpr, GROUPS: tl.constexpr, RELU: tl.constexpr, BETA_75: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    at, room = _octets_of_program(octets, GROUP, GROUPS, BLOCK)  # [BLOCK]
+    x = rectified(spread(load_around(x_ptr + at, room, None, 2, GROUP)), RELU)
+    y = normalized(x, alpha_over_size, beta, k, BETA_75)
+    store_octets(y_ptr + at, room, None, join(y), GROUP)
+
+
+@triton.jit
+def local_response_norm_bwd_kernel(
+    dy_ptr, x_ptr, dx_ptr, alpha_over_size, beta, k, octets,
+    GROUP: tl.constexpr, GROUPS: tl.constexpr, RELU: tl.constexpr, BETA_75: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    at, room = _octets_of_program(octets, GROUP, GROUPS, BLOCK)  # [BLOCK]
+    dy = rectified(spread(load_around(dy_ptr + at, room, None, 2, GROUP)), False)
+    x = rectified(spread(load_around(x_ptr + at, room, None, 4, GROUP)), RELU)
+    dx = normalized_backward(dy, x, alpha_over_size, beta, k, RELU, BETA_75)
+    store_octets(dx_ptr + at, room, None, join(dx), GROUP)
+
+
+@triton.jit
+def _octets_of_program(octets, GROUP: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr):
+    """Places in memory and room of this program's octets, [BLOCK]; past the end, the last again.
+
+    Places are counted from the first row in 32 bits; that row's own place takes 64.
+    """
+    IN_ROW: tl.constexpr = GROUPS * ((GROUP + 7) // 8)
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    row = start // IN_ROW
+    last = tl.minimum(octets - 1 - row * IN_ROW, IN_ROW + BLOCK).to(tl.int32)
+    q = tl.minimum((start % IN_ROW).to(tl.int32) + tl.arange(0, BLOCK), last)
+    first, room = octet(q % IN_ROW, GROUP)
+    return row * (GROUP * GROUPS) + (q // IN_ROW * (GROUP * GROUPS) + first), room
 
 
 @triton.jit
@@ -14,7 +58,7 @@ def normalized(x, alpha_over_size, beta, k, BETA_75: tl.constexpr):
     s = scales(x, alpha_over_size, k)
     y = ()
     for i in tl.static_range(8):
-        y = y + (x[i + 2] * power(s[i], beta, BETA_75)[0],)
+        y += (x[i + 2] * power(s[i], beta, BETA_75)[0],)
     return y
 
 
@@ -26,15 +70,15 @@ def normalized_backward(dy, x, alpha_over_size, beta, k, RELU: tl.constexpr, BET
     through_s = ()
     for i in tl.static_range(12):
         p, inverse = power(s[i], beta, BETA_75)
-        direct = direct + (dy[i] * p,)
-        through_s = through_s + (direct[i] * x[i + 2] * inverse,)
+        direct += (dy[i] * p,)
+        through_s += (direct[i] * x[i + 2] * inverse,)
     through_s = sums_of_five(through_s)
     dx = ()
     for i in tl.static_range(8):
         d = direct[i + 2] - 2 * alpha_over_size * beta * x[i + 4] * through_s[i]
         if RELU:
             d = tl.where(x[i + 4] <= 0, 0.0, d)
-        dx = dx + (d,)
+        dx += (d,)
     return dx
 
 
@@ -43,11 +87,11 @@ def scales(x, alpha_over_size, k):
     """n channels -> s of all but two on either side."""
     q = ()
     for i in tl.static_range(len(x)):
-        q = q + (x[i] * x[i],)
+        q += (x[i] * x[i],)
     q = sums_of_five(q)
     s = ()
     for i in tl.static_range(len(q)):
-        s = s + (k + alpha_over_size * q[i],)
+        s += (k + alpha_over_size * q[i],)
     return s
 
 
@@ -56,12 +100,12 @@ def sums_of_five(q):
     """n numbers, n even -> the n - 4 sums of five neighbours, by sharing pairs."""
     pairs = ()
     for i in tl.static_range(0, len(q), 2):
-        pairs = pairs + (q[i] + q[i + 1],)
+        pairs += (q[i] + q[i + 1],)
     sums = ()
     for i in tl.static_range(0, len(q) - 4, 2):
         even = pairs[i // 2] + pairs[i // 2 + 1] + q[i + 4]
         odd = q[i + 1] + (pairs[i // 2 + 1] + pairs[i // 2 + 2])
-        sums = sums + (even, odd)
+        sums += (even, odd)
     return sums
 
 

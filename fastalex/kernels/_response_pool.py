@@ -17,6 +17,9 @@ Both      An image's places in memory are counted in 32 bits where they fit, fro
           load or store of the forward has a mask (an octet's neighbours beyond its group aside).
 """
 
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+# (to Triton's compiler a number is a constexpr, and tl.static_range is a range)
+
 from fastalex.kernels._octets import (
     join,
     load_around,
@@ -75,13 +78,13 @@ def row_maxima(
     """
     keys = ()
     for i in tl.static_range(3 if OW == 1 else 5):
-        keys = keys + (key_of(x + i * C, room, law, GROUP, RELU, BETA_75),)
+        keys += (key_of(x + i * C, room, law, GROUP, RELU, BETA_75),)
     maxima = ()
     for i in tl.static_range(0, len(keys) - 2, 2):
         a = marked(keys[i], PLACE, x, PLACES)
         b = marked(keys[i + 1], PLACE + 1, x, PLACES)
         c = marked(keys[i + 2], PLACE + 2, x, PLACES)
-        maxima = maxima + (tl.maximum(tl.maximum(a, b), c),)
+        maxima += (tl.maximum(tl.maximum(a, b), c),)
     return maxima
 
 
@@ -100,7 +103,7 @@ def key_of(p, room, law, GROUP: tl.constexpr, RELU: tl.constexpr, BETA_75: tl.co
         else:
             v = x[i + 2] * power(s[i], beta, BETA_75)[0]
             v = tl.abs(v) if RELU else v
-        values = values + (v,)
+        values += (v,)
     v = join(values)
     key = v.to(tl.int32, bitcast=True)
     if not RELU:
@@ -127,7 +130,7 @@ def placed_above(keys, PLACES: tl.constexpr):
     """A window's third row is the first of the window below."""
     moved = ()
     for i in tl.static_range(len(keys)):
-        moved = moved + ((keys[i] + 6) if PLACES else keys[i],)
+        moved += ((keys[i] + 6) if PLACES else keys[i],)
     return moved
 
 
@@ -139,10 +142,7 @@ def store_best(
     key = best
     if PLACES:
         store_octets(places_ptr + at, room, None, ~best & 15, GROUP)
-        if y_ptr.dtype.element_ty == tl.float32:
-            key = (best >> 4).to(tl.int32)
-        else:
-            key = best & -16
+        key = (best >> 4).to(tl.int32) if y_ptr.dtype.element_ty == tl.float32 else best & -16
     if not RELU:
         key = tl.where(key < 0, key ^ 0x7FFFFFFF, key)
     y = key.to(tl.float32, bitcast=True)
@@ -207,7 +207,7 @@ def picked(window, PLACE: tl.constexpr):
     dy, places = window
     d = ()
     for c in tl.static_range(len(dy)):
-        d = d + (tl.where(places[c] == PLACE, widened(dy[c]), 0.0),)
+        d += (tl.where(places[c] == PLACE, widened(dy[c]), 0.0),)
     return d
 
 
@@ -215,7 +215,7 @@ def picked(window, PLACE: tl.constexpr):
 def added(a, b):
     total = ()
     for c in tl.static_range(len(a)):
-        total = total + (a[c] + b[c],)
+        total += (a[c] + b[c],)
     return total
 
 

@@ -4,7 +4,7 @@ For the files of this package that hold kernels. With the stand-ins a kernel's d
 function that nobody may call, and every op computes with ATen.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 
 class _Absent:
@@ -17,10 +17,15 @@ class _Absent:
         return function if callable(function) else self
 
 
-if TYPE_CHECKING:
-    import triton
-    import triton.language as tl
+if TYPE_CHECKING:  # the language inside the kernels is not Python's, and no checker knows it
 
+    class _AnyName(type):
+        def __getattr__(cls, name: str) -> Any: ...
+
+    class tl(metaclass=_AnyName):  # noqa: N801
+        constexpr: TypeAlias = Any
+
+    triton: Any
     AVAILABLE = True
 else:
     try:

@@ -203,11 +203,13 @@ def _images_kernel(
         x = tl.load(x_ptr + b * H * W * 3 + ((h * W + column) * 3 + c), mask=inside, other=0)
         if PER_PIXEL:
             if HAS_CORNER:
-                top = tl.load(corner_ptr + 2 * b).to(tl.int32)
-                left = tl.load(corner_ptr + 2 * b + 1).to(tl.int32)
-            found = (top >= 0) & (top + H <= MEAN_H) & (left >= 0) & (left + W <= MEAN_W)
+                m_top = tl.load(corner_ptr + 2 * b).to(tl.int32)
+                m_left = tl.load(corner_ptr + 2 * b + 1).to(tl.int32)
+            else:
+                m_top, m_left = top, left
+            found = (m_top >= 0) & (m_top + H <= MEAN_H) & (m_left >= 0) & (m_left + W <= MEAN_W)
             found = inside & (h < tl.where(found, H, 0))
-            m_at = ((top + h) * MEAN_W + left + column) * 3 + c
+            m_at = ((m_top + h) * MEAN_W + m_left + column) * 3 + c
             m = tl.load(mean_ptr + m_at, mask=found, other=float("nan"))
         else:
             m = tl.load(mean_ptr + c)

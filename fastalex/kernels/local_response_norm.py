@@ -23,9 +23,11 @@ from fastalex.kernels._aten_response_norm import (
 )
 from fastalex.kernels._choice import choose
 from fastalex.kernels._launch import route, wrap_triton
-from fastalex.kernels._octets import join, load_around, octet, rectified, spread, store_octets
-from fastalex.kernels._response import normalized, normalized_backward
-from fastalex.kernels._triton import tl, triton
+from fastalex.kernels._response import (
+    local_response_norm_bwd_kernel,
+    local_response_norm_fwd_kernel,
+)
+from fastalex.kernels._triton import triton
 
 SIZE, BLOCK = 5, 128
 
@@ -167,7 +169,7 @@ def _launch_forward(
     x: Tensor, y: Tensor, alpha: float, beta: float, k: float, groups: int, relu: bool
 ) -> None:
     group, octets = _counts(x, groups)
-    wrap_triton(_local_response_norm_fwd_kernel)[(triton.cdiv(octets, BLOCK),)](
+    wrap_triton(local_response_norm_fwd_kernel)[(triton.cdiv(octets, BLOCK),)](
         x, y, alpha / SIZE, beta, k, octets, group, groups, relu, beta == 0.75, BLOCK
     )
 
@@ -176,7 +178,7 @@ def _launch_backward(
     dy: Tensor, x: Tensor, dx: Tensor, alpha: float, beta: float, k: float, groups: int, relu: bool
 ) -> None:
     group, octets = _counts(x, groups)
-    wrap_triton(_local_response_norm_bwd_kernel)[(triton.cdiv(octets, BLOCK),)](
+    wrap_triton(local_response_norm_bwd_kernel)[(triton.cdiv(octets, BLOCK),)](
         dy, x, dx, alpha / SIZE, beta, k, octets, group, groups, relu, beta == 0.75, BLOCK
     )
 
@@ -185,43 +187,3 @@ def _counts(rows: Tensor, groups: int) -> tuple[int, int]:
     """Channels in a group, octets in all."""
     group = rows.shape[-1] // groups
     return group, rows.numel() // rows.shape[-1] * groups * triton.cdiv(group, 8)
-
-
-@triton.jit
-def _local_response_norm_fwd_kernel(
-    x_ptr, y_ptr, alpha_over_size, beta, k, octets,
-    GROUP: tl.constexpr, GROUPS: tl.constexpr, RELU: tl.constexpr, BETA_75: tl.constexpr,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
-    at, room = _octets_of_program(octets, GROUP, GROUPS, BLOCK)  # [BLOCK]
-    x = rectified(spread(load_around(x_ptr + at, room, None, 2, GROUP)), RELU)
-    y = normalized(x, alpha_over_size, beta, k, BETA_75)
-    store_octets(y_ptr + at, room, None, join(y), GROUP)
-
-
-@triton.jit
-def _local_response_norm_bwd_kernel(
-    dy_ptr, x_ptr, dx_ptr, alpha_over_size, beta, k, octets,
-    GROUP: tl.constexpr, GROUPS: tl.constexpr, RELU: tl.constexpr, BETA_75: tl.constexpr,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
-    at, room = _octets_of_program(octets, GROUP, GROUPS, BLOCK)  # [BLOCK]
-    dy = rectified(spread(load_around(dy_ptr + at, room, None, 2, GROUP)), False)
-    x = rectified(spread(load_around(x_ptr + at, room, None, 4, GROUP)), RELU)
-    dx = normalized_backward(dy, x, alpha_over_size, beta, k, RELU, BETA_75)
-    store_octets(dx_ptr + at, room, None, join(dx), GROUP)
-
-
-@triton.jit
-def _octets_of_program(octets, GROUP: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr):
-    """Places in memory and room of this program's octets, [BLOCK]; past the end, the last again.
-
-    Places are counted from the first row in 32 bits; that row's own place takes 64.
-    """
-    IN_ROW: tl.constexpr = GROUPS * ((GROUP + 7) // 8)
-    start = tl.program_id(0).to(tl.int64) * BLOCK
-    row = start // IN_ROW
-    last = tl.minimum(octets - 1 - row * IN_ROW, IN_ROW + BLOCK).to(tl.int32)
-    q = tl.minimum((start % IN_ROW).to(tl.int32) + tl.arange(0, BLOCK), last)
-    first, room = octet(q % IN_ROW, GROUP)
-    return row * (GROUP * GROUPS) + (q // IN_ROW * (GROUP * GROUPS) + first), room

@@ -103,7 +103,7 @@ def _response_pool(
     trained: bool,
     mode: str,
 ) -> tuple[Tensor, Tensor]:
-    """-> y, the places of the maxima: int8 within the window, or int64, ATen's own; none untrained."""
+    """-> y, the places of the maxima: int8 in the window, or int64, ATen's own; none untrained."""
     settings = alpha, beta, k, groups, relu
 
     def trial(name, x):
@@ -112,7 +112,8 @@ def _response_pool(
 
     op, direction = "local_response_norm_max_pool2d", "both" if trained else "forward"
     if choose(op, direction, mode, ("aten", "triton"), trial, (x,), settings) == "aten":
-        return aten_max_pool2d(aten_forward(x, *settings), POOL, trained)
+        normalized = aten_forward(x, *settings)
+        return aten_max_pool2d(normalized, POOL, trained, is_channels_last(x))
     b, c, h, w = x.shape
     shape = b, c, (h - 1) // 2, (w - 1) // 2
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

@@ -7,10 +7,12 @@ Shapes  x: (B, C, H, W) or (C, H, W). Windows that do not fit are left out (floo
 Ties    the gradient goes to the first maximum in scan order. A NaN is its window's maximum, the
         last one if there are several.
 Dtypes  loads and stores in x.dtype; the backward's sums in float32.
-Cost    bytes moved in 16 bits: forward 2 a number of x and 2 + 1 of y, the 1 for the maximum's place
-        in its window; backward 2 + 1 a number of y and 2 of x. AlexNet's 3x3 with stride 2: 2.7
-        bytes a number of x each way. No atomics.
+Cost    bytes moved in 16 bits: forward 2 a number of x and 2 + 1 of y, the 1 for the maximum's
+        place in its window; backward 2 + 1 a number of y and 2 of x. AlexNet's 3x3 with stride 2:
+        2.7 bytes a number of x each way. No atomics.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +56,7 @@ def max_pool2d(
     return _max_pool2d(input, pool, relu, mode)
 
 
-def pairs(kernel_size: object, stride: object, padding: object) -> tuple[Pair, Pair, Pair] | None:
+def pairs(kernel_size: Any, stride: Any, padding: Any) -> tuple[Pair, Pair, Pair] | None:
     """The three in full; None where they are not whole numbers, or pairs of them."""
     kernel = _pair(kernel_size)
     step = kernel if stride is None else _pair(stride)
@@ -62,10 +64,9 @@ def pairs(kernel_size: object, stride: object, padding: object) -> tuple[Pair, P
     return None if kernel is None or step is None or border is None else (kernel, step, border)
 
 
-def _pair(size: object) -> Pair | None:
-    sizes = tuple(size) if isinstance(size, tuple | list) else (size, size)
-    if len(sizes) == 1:
-        sizes *= 2
+def _pair(size: Any) -> Pair | None:
+    sizes = tuple(size) if isinstance(size, tuple | list) else (size,)
+    sizes = sizes * 2 if len(sizes) == 1 else sizes
     return sizes if len(sizes) == 2 and all(type(n) is int for n in sizes) else None
 
 
@@ -73,7 +74,7 @@ def covered(input: Tensor, pool: tuple[Pair, Pair, Pair] | None) -> bool:
     """A window whose places fit a byte; anything that torch would refuse is torch's to refuse."""
     if pool is None or input.dim() not in (3, 4):
         return False
-    kernel, stride, padding = pool
+    kernel, _, padding = pool
     return (
         kernel[0] * kernel[1] <= MOST_PLACES
         and all(0 <= 2 * p <= k and s > 0 for k, s, p in zip(*pool, strict=True))
@@ -119,7 +120,7 @@ def _max_pool2d_op(
     settings = *sizes, relu
     direction = "both" if trained else "forward"
     if choose("max_pool2d", direction, mode, ("aten", "triton"), trial, (x,), settings) == "aten":
-        return aten_max_pool2d(torch.relu(x) if relu else x, sizes, trained)
+        return aten_max_pool2d(torch.relu(x) if relu else x, sizes, trained, is_channels_last(x))
     b, c = x.shape[:2]
     oh, ow = (
         (n + 2 * sizes[i + 4] - sizes[i]) // sizes[i + 2] + 1 for i, n in enumerate(x.shape[2:])
@@ -158,11 +159,16 @@ def in_layout(y: Tensor, like_channels_last: bool) -> Tensor:
     return y if like_channels_last else y.clone(memory_format=torch.contiguous_format)
 
 
-def aten_max_pool2d(x: Tensor, sizes: list[int], trained: bool) -> tuple[Tensor, Tensor]:
+def aten_max_pool2d(
+    x: Tensor, sizes: list[int], trained: bool, like_channels_last: bool
+) -> tuple[Tensor, Tensor]:
     pool = sizes[:2], sizes[2:4], sizes[4:]
-    if trained:
-        return torch.ops.aten.max_pool2d_with_indices(x, *pool)
-    return F.max_pool2d(x, *pool), torch.empty(0, dtype=torch.int64, device=x.device)
+    layout = torch.channels_last if like_channels_last else torch.contiguous_format
+    if not trained:
+        y, places = F.max_pool2d(x, *pool), torch.empty(0, dtype=torch.int64, device=x.device)
+        return y.contiguous(memory_format=layout), places
+    y, places = torch.ops.aten.max_pool2d_with_indices(x, *pool)
+    return y.contiguous(memory_format=layout), places.contiguous(memory_format=layout)
 
 
 def aten_max_pool2d_backward(dy: Tensor, x: Tensor, sizes: list[int], places: Tensor) -> Tensor:

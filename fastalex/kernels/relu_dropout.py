@@ -163,7 +163,7 @@ def _relu_dropout_fwd_kernel(
     x_ptr, seed_ptr, y_ptr, n, scale,
     THRESHOLD: tl.constexpr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    at, r0, r1, r2, r3 = _words(seed_ptr, ROUNDS, BLOCK)
+    at, r0, r1, r2, r3 = _words(tl.load(seed_ptr), ROUNDS, BLOCK)
     _forward(x_ptr, y_ptr, at, r0 < THRESHOLD, n, scale)
     _forward(x_ptr, y_ptr, at + BLOCK, r1 < THRESHOLD, n, scale)
     _forward(x_ptr, y_ptr, at + 2 * BLOCK, r2 < THRESHOLD, n, scale)
@@ -175,7 +175,7 @@ def _relu_dropout_bwd_kernel(
     dy_ptr, y_ptr, seed_ptr, dx_ptr, n, scale,
     THRESHOLD: tl.constexpr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    at, r0, r1, r2, r3 = _words(seed_ptr, ROUNDS, BLOCK)
+    at, r0, r1, r2, r3 = _words(tl.load(seed_ptr), ROUNDS, BLOCK)
     _backward(dy_ptr, y_ptr, dx_ptr, at, r0 < THRESHOLD, n, scale)
     _backward(dy_ptr, y_ptr, dx_ptr, at + BLOCK, r1 < THRESHOLD, n, scale)
     _backward(dy_ptr, y_ptr, dx_ptr, at + 2 * BLOCK, r2 < THRESHOLD, n, scale)
@@ -183,11 +183,11 @@ def _relu_dropout_bwd_kernel(
 
 
 @triton.jit
-def _words(seed_ptr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr):
+def _words(seed, ROUNDS: tl.constexpr, BLOCK: tl.constexpr):
     """Places of the first of this program's four runs, and each run's words: [BLOCK] all."""
     first = tl.program_id(0).to(tl.int64) * BLOCK
     i = tl.arange(0, BLOCK)
-    r0, r1, r2, r3 = tl.randint4x(tl.load(seed_ptr), first + i, ROUNDS)
+    r0, r1, r2, r3 = tl.randint4x(seed, first + i, ROUNDS)
     return 4 * first + i, r0, r1, r2, r3
 
 

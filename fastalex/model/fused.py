@@ -5,7 +5,7 @@ is found anew at each run, so that modules may be replaced, sliced, hooked and f
 nn.Sequential; names and parameters stay what they were.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -37,7 +37,7 @@ class FusedSequential(nn.Sequential):
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        modules = list(self._modules.values())
+        modules: list[Any] = list(self._modules.values())
         if not isinstance(input, torch.Tensor) or _has_any_global_hook():
             return super().forward(input)  # torch.fx's proxies, too: a tracer sees every module
         kinds = [*map(_kind, modules), "", ""]
@@ -63,10 +63,8 @@ def accelerate(model: AnyModule) -> AnyModule:
     if not isinstance(model, nn.Module):
         raise TypeError(f"accelerate: `model` must be a torch.nn.Module, got {type(model)}")
     for module in model.modules():
-        if type(module) is nn.LocalResponseNorm:
-            module.groups = 1  # pyright: ignore[reportArgumentType]
         if type(module) in _ACCELERATED:
-            module.__class__ = _ACCELERATED[type(module)]
+            object.__setattr__(module, "__class__", _ACCELERATED[type(module)])
     return model
 
 
@@ -113,7 +111,7 @@ def _is_watched(module: nn.Module) -> bool:
 
 
 def _run(
-    modules: list[nn.Module], kinds: list[str], at: int, x: torch.Tensor
+    modules: list[Any], kinds: list[str], at: int, x: torch.Tensor
 ) -> tuple[int, torch.Tensor]:
     """Runs the longest match that starts at `at`: the number of modules it took, and its output."""
     here, next_ = kinds[at], kinds[at + 1]
@@ -137,13 +135,13 @@ def _run(
     return 1, modules[at](x)
 
 
-def _seen_in_place(modules: list[nn.Module], at: int) -> bool:
+def _seen_in_place(modules: list[Any], at: int) -> bool:
     """Whether somebody else holds the tensor that an in-place ReLU is to overwrite."""
     return modules[at].inplace and (at == 0 or _is_watched(modules[at - 1]))
 
 
-def _conv_relu(conv: nn.Conv2d, x: torch.Tensor, mask_gradient: bool) -> torch.Tensor:
-    if isinstance(conv, WholeWindowConv2d):
+def _conv_relu(conv: Any, x: torch.Tensor, mask_gradient: bool) -> torch.Tensor:
+    if _is_whole(conv):
         x = conv.padded(x)
     return kernels.conv2d_relu(
         x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups,
@@ -151,8 +149,12 @@ def _conv_relu(conv: nn.Conv2d, x: torch.Tensor, mask_gradient: bool) -> torch.T
     )  # fmt: skip
 
 
+def _is_whole(conv: nn.Module) -> bool:
+    return type(conv) is WholeWindowConv2d
+
+
 def _norm_pool(
-    modules: list[nn.Module], kinds: list[str], at: int, x: torch.Tensor, relu: bool
+    modules: list[Any], kinds: list[str], at: int, x: torch.Tensor, relu: bool
 ) -> tuple[int, torch.Tensor]:
     """A normalization, a pool, or both in this order: what stands at `at`."""
     if kinds[at] == "pool":

@@ -4,6 +4,8 @@ For `fastalex.model`'s tables and for anyone's own network; each stands where it
 would, and has its parent's parameters.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -42,6 +44,8 @@ class LocalResponseNorm(nn.LocalResponseNorm):
     Raises: what `fastalex.kernels.local_response_norm` raises.
     """
 
+    groups: int = 1
+
     def __init__(
         self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, *, groups: int = 1
     ) -> None:
@@ -60,7 +64,7 @@ class LocalResponseNorm(nn.LocalResponseNorm):
 class MaxPool2d(nn.MaxPool2d):
     """torch.nn.MaxPool2d by `fastalex.kernels.max_pool2d`: same arguments, answer and errors."""
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> Any:
         if self.ceil_mode or self.return_indices or self.dilation not in (1, (1, 1)):
             return super().forward(input)
         return kernels.max_pool2d(input, self.kernel_size, self.stride, self.padding)

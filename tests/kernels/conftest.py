@@ -35,6 +35,25 @@ def _interpreted_infinities_are_silent():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _interpreted_loops_may_end_where_the_kernel_says():
+    """Triton 3.6 makes a loop's bound by int() of an array of one, which NumPy 2.5 refuses."""
+    if not _launch.INTERPRETED:
+        yield
+        return
+    from triton.runtime import interpreter
+
+    original = interpreter._patch_lang_tensor
+
+    def patch(tensor, scope):
+        original(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(interpreter, "_patch_lang_tensor", patch)
+        yield
+
+
 @pytest.fixture
 def device():
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -99,7 +99,7 @@ def test_remembered_by_the_next_process(gpu):
     assert len(gpu["timed"]) == len(CANDIDATES)
 
 
-@pytest.mark.parametrize("package", ["torch", "triton", "fastalex"])
+@pytest.mark.parametrize("package", ["torch", "triton", "fastalex.version"])
 def test_another_version_measures_anew(gpu, package, monkeypatch):
     choose(on_gpu(2, 3))
     forget()

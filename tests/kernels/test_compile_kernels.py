@@ -49,7 +49,7 @@ from compile_kernels import faults_of
 def cases():
     half = torch.bfloat16
     def operand(*shape):
-        return torch.empty(*shape, dtype=half, device="cuda")
+        return torch.empty(*shape, dtype=half, device="cuda", requires_grad=True)
     yield Case("copy", half, lambda: ops.copy(operand(1 << 14), 1 << 14))
     yield Case("odd", half, lambda: ops.copy(operand(1 << 14).as_strided((99,), (1,), 1), 99))
     yield Case("product", half, lambda: ops.product(operand(256, 512), operand(256, 512)))

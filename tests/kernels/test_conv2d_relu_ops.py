@@ -47,14 +47,11 @@ def test_opcheck(layout, device, mode):
     y = torch.ops.fastalex.conv2d_relu(x, w, b, *ARGUMENTS, mode)
     dy = torch.randn_like(y)
     forward = torch.ops.fastalex.conv2d_relu.default
-    torch.library.opcheck(forward, (x, w, b, *ARGUMENTS, mode))
-    torch.library.opcheck(forward, (x, w, None, *ARGUMENTS, mode))
-    for mask in ([True, True, True], [True, False, True], [False, True, False]):
-        for output in (y, None):
-            torch.library.opcheck(
-                torch.ops.fastalex.conv2d_relu_backward.default,
-                (dy, output, x, w, *ARGUMENTS, mask, mode),
-            )
+    for bias in (b, None):
+        torch.library.opcheck(forward, (x, w, bias, *ARGUMENTS, mode))
+    backward = torch.ops.fastalex.conv2d_relu_backward.default
+    for output, mask in ((y, [True, True, True]), (None, [False, True, False])):
+        torch.library.opcheck(backward, (dy, output, x, w, *ARGUMENTS, mask, mode))
 
 
 @pytest.mark.parametrize("mask_gradient", [True, False])

@@ -32,8 +32,8 @@ def zfnet():
     return [
         nn.Conv2d(3, 8, 7, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1),
         nn.LocalResponseNorm(5, 5e-4, 0.75, 2.0),
-        nn.Conv2d(8, 16, 5, stride=2, padding=2), nn.ReLU(), nn.LocalResponseNorm(5, 5e-4, 0.75, 2.0),
-        nn.MaxPool2d(3, 2),
+        nn.Conv2d(8, 16, 5, stride=2, padding=2), nn.ReLU(),
+        nn.LocalResponseNorm(5, 5e-4, 0.75, 2.0), nn.MaxPool2d(3, 2),
     ]  # fmt: skip
 
 

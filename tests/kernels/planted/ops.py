@@ -1,7 +1,5 @@
 """A kernel of each fault, and ops that launch all but one; see test_compile_kernels.py."""
 
-# ruff: noqa: N803 - constants of kernels are written as Triton's are
-
 import torch
 
 from fastalex.kernels._choice import choose
