@@ -37,6 +37,8 @@ class Code:
     """There is a `tl.dot` in it: a matrix kernel."""
     wgmma: int = 0
     """Warp-group matrix instructions (sm_90)."""
+    tcgen05: int = 0
+    """Matrix instructions of sm_100."""
     instructions: int = 0
     """Machine instructions (sm_90)."""
     error: str = ""
@@ -157,7 +159,8 @@ def _nvidia(made: Any, has_dot: bool, log: str, disassemble: bool) -> Code:
     spilled = sum(map(int, re.findall(r"(\d+) bytes spill", log)))
     code = _disassembled(made.asm["cubin"]) if disassemble else []
     wgmma = sum("HGMMA" in line for line in code)
-    return Code(registers, spilled, made.metadata.shared, has_dot, wgmma, len(code))
+    tcgen05 = made.asm["ptx"].count("tcgen05.mma.")
+    return Code(registers, spilled, made.metadata.shared, has_dot, wgmma, tcgen05, len(code))
 
 
 def _disassembled(cubin: bytes) -> list[str]:

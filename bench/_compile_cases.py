@@ -24,6 +24,7 @@ def cases() -> list[Case]:
         made.append(_network("paper", dtype))
     for dtype in (*HALVES, torch.float32):
         made += [_optimizer(dtype), _input(dtype)]
+    made.append(_inference(_network("paper", torch.bfloat16)))
     return [*made, _in_full_float32(_network("paper", torch.float32))]
 
 
@@ -77,6 +78,14 @@ def _input(dtype: torch.dtype) -> Case:
         images(x, _empty(3), std=57.4, dtype=dtype)
 
     return Case("input", dtype, call)
+
+
+def _inference(case: Case) -> Case:
+    def call() -> None:
+        with torch.inference_mode():
+            case.call()
+
+    return Case(f"{case.name}, inference", case.dtype, call)
 
 
 def _in_full_float32(case: Case) -> Case:

@@ -48,7 +48,7 @@ TARGETS = {
 
 @contextlib.contextmanager
 def pretended(target: Target) -> Iterator[None]:
-    """Tensors are fake, the one GPU is `target`, and an op that trains runs both its passes."""
+    """Tensors are fake, the one GPU is `target`, ops run both passes except in inference mode."""
     properties = SimpleNamespace(
         name=target.name,
         major=target.capability[0],
@@ -85,6 +85,8 @@ def _in_training(op: Callable[..., Any]) -> Callable[..., Any]:
     """`op` on operands that need gradients: without a graph, nothing but the data says so."""
 
     def called(*args: Any, **kwargs: Any) -> Any:
+        if torch.is_inference_mode_enabled():
+            return op(*args, **kwargs)
         for x in args:
             floating = isinstance(x, torch.Tensor) and x.is_floating_point()
             if floating and not getattr(x, "is_data", False):

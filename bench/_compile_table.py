@@ -31,7 +31,7 @@ class Row:
 
 
 KEYS = ["kernel", "dtype", "tiling", "warps"]
-HEAD = [*KEYS, *TARGETS, "instructions", "wgmma"]
+HEAD = [*KEYS, *TARGETS, "instructions", "wgmma", "tcgen05"]
 
 
 def row_of(job: Job) -> Row:
@@ -50,10 +50,9 @@ def table(results: list[tuple[Job, Code]]) -> list[list[str]]:
 
 
 def _figures(codes: dict[str, list[Code]]) -> list[str]:
-    hopper = codes.get("sm_90", [])
-    counts = sorted(code.instructions for code in hopper)
-    wgmma = sorted(code.wgmma for code in hopper if code.has_dot)
-    return [*(_needs(codes.get(name, [])) for name in TARGETS), _span(counts), _span(wgmma)]
+    counts = [("sm_90", "instructions"), ("sm_90", "wgmma"), ("sm_100", "tcgen05")]
+    spans = [_span([getattr(c, what) for c in codes.get(name, [])]) for name, what in counts]
+    return [*(_needs(codes.get(name, [])) for name in TARGETS), *spans]
 
 
 def _needs(codes: list[Code]) -> str:
@@ -72,9 +71,9 @@ def _needs(codes: list[Code]) -> str:
 
 
 def _span(numbers: list[int]) -> str:
-    if not numbers:
+    low, high = min(numbers, default=0), max(numbers, default=0)
+    if not high:
         return "–"
-    low, high = numbers[0], numbers[-1]
     return str(low) if low == high else f"{low}–{high}"
 
 
@@ -109,7 +108,10 @@ def differences(path: Path, results: list[tuple[Job, Code]], every_job: list[Job
     A cell that joins launches of which not all were compiled may not exceed the file's.
     """
     _, text, _ = _parts(path)
-    if f"triton {triton.__version__}\n" not in text:
+    made_with = re.search(r"^triton (\S+)$", text, re.MULTILINE)
+    if not made_with:
+        return [f"{path.name}: no table between its marks"]
+    if made_with[1] != triton.__version__:
         return []
     there = {}
     for line in text.splitlines():
@@ -123,7 +125,7 @@ def differences(path: Path, results: list[tuple[Job, Code]], every_job: list[Job
         key = tuple(row[: len(KEYS)])
         stored = there.get(key, [""] * len(HEAD))
         for name, old, new in zip(HEAD, stored, row, strict=True):
-            target = name if name in TARGETS else "sm_90"
+            target = name if name in TARGETS else "sm_100" if name == "tcgen05" else "sm_90"
             agrees = _within(new, old) if (*key, target) in partial else new == old
             if new and not agrees:
                 faults.append(f"{path.name}, {' '.join(key)}, {name}: {old!r}, now {new!r}")

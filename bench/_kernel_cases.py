@@ -24,9 +24,6 @@ from _kernel_work import Op, Pass, Step, Work, autocast, compiled, ours, size, w
 from torch import Tensor
 
 from fastalex import AlexNet, kernels
-from fastalex.kernels.images import images
-from fastalex.kernels.relu_dropout import relu_dropout
-from fastalex.kernels.sgd import momentum_sgd_
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 GPU = DEVICE.type == "cuda"
@@ -128,7 +125,7 @@ def _dropout(inverted: bool, batch: int) -> Work:
         y = F.relu(x)
         return y * torch.empty_like(y).bernoulli_(0.5)
 
-    providers = ours(partial(relu_dropout, inverted=inverted), GPU) | {"torch": stock}
+    providers = ours(partial(kernels.relu_dropout, inverted=inverted), GPU) | {"torch": stock}
     if GPU:
         providers["torch-compiled"] = compiled(stock)
     passes = {
@@ -150,7 +147,7 @@ def _sgd(network: str, halves: bool, batch: int) -> Work:
         lists[2] = [g.bfloat16() for g in lists[2]]
         lists.append([g.clone() for g in lists[2]])
     lr = torch.tensor(1e-3, device=DEVICE)
-    step = partial(momentum_step, momentum_sgd_, lr)
+    step = partial(momentum_step, kernels.momentum_sgd_, lr)
     providers = ours(step, GPU) | {"torch": within("aten", step)}
     if GPU:
         providers["torch-compiled"] = within("aten", compiled(step))
@@ -170,7 +167,7 @@ def _images(side: int, blocks: int, batch: int) -> Work:
     flip = torch.arange(batch, device=DEVICE) % 2
 
     def op(x: Tensor, mean: Tensor, lighting: Tensor) -> Tensor:
-        return images(
+        return kernels.images(
             x, mean, lighting, corner=corner, flip=flip, dtype=DTYPE, space_to_depth=blocks
         )
 

@@ -55,7 +55,8 @@ def convolve(
         b, h, width, oh, ow, c, n, groups, *window.constants(),
         bias is not None, relu, mask is not None, transposed, precision,
         cut.images, cut.rows, cut.columns, tile.n, tile.k,
-        num_warps=tile.warps(mask is not None), num_stages=tile.stages(x, 0 if mask is None else tile.m),
+        num_warps=tile.warps(mask is not None),
+        num_stages=tile.stages(x, tile.m * (mask is not None)),
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from fastalex.kernels._conv2d_passes import (
     precision,
     weight_gradient,
 )
+from fastalex.kernels._launch import channels_last
 
 aten = torch.ops.aten
 
@@ -63,7 +64,7 @@ def _conv2d_relu_backward(
     output_mask: Sequence[bool],
     mode: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, w and bias; one that is not asked for is empty. `y` None: dy needs no mask."""
+    """Gradients of x, w and bias, empty where not asked for. `y` None: dy needs no mask."""
     arguments = (stride, padding, dilation, groups)
     window = _window(w, stride, padding, dilation)
     asked_x, asked_w, asked_b = output_mask
@@ -92,6 +93,8 @@ def _conv2d_relu_backward(
             dy, x, w, [w.shape[0]], *arguments[:3], False, [0, 0], groups, left
         )
         dx, dw, db = (found[i] if left[i] else empty for i, empty in enumerate((dx, dw, db)))
+    if not pick_x == pick_w == "aten":
+        dy, y = channels_last(dy), None if y is None else channels_last(y)
     if pick_x != "aten":
         dx = input_gradient(dy, y, x, w, window, groups, pick_x)
     if pick_w != "aten":
@@ -106,7 +109,7 @@ def _window(
 
 
 @register_flop_formula(torch.ops.fastalex.conv2d_relu)
-def _forward_flops(x, w, *_, out_shape=None, **__) -> int:
+def _forward_flops(x, w, *_, out_shape, **__) -> int:
     """Shapes in, as torch's own formulas have them: a multiplication and an addition a product."""
     b, _, rows, columns = out_shape
     return 2 * b * rows * columns * math.prod(w)

@@ -57,7 +57,8 @@ def candidates(
 
 def precision(x: Tensor) -> str:
     """Of float32 products: TF32 where torch's own convolutions may use it."""
-    return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
+    switch = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
+    return "tf32" if x.dtype == torch.float32 and switch.fp32_precision == "tf32" else "ieee"
 
 
 def forward(
@@ -78,7 +79,7 @@ def forward(
 def input_gradient(
     dy: Tensor, y: Tensor | None, x: Tensor, w: Tensor, window: Window, groups: int, candidate: str
 ) -> Tensor:
-    """`y`: where dy still needs the ReLU's mask."""
+    """Of dy and y in channels_last; `y` where dy still needs the ReLU's mask."""
     last = _is_channels_last(x) or _is_channels_last(w)
     folding = folds(w.shape[1], window, groups)
     shape, used = x.shape, window
@@ -88,13 +89,12 @@ def input_gradient(
         sides = [side + k - 1 for side, k in zip(dy.shape[2:], used.kernel, strict=True)]
         shape, w = (x.shape[0], x.shape[1] * s * s, *sides), folded_weights(w, window)
     dx = _new_maps(x, shape)
-    mask = None if y is None else channels_last(y)
     _convolve(
-        channels_last(dy),
+        dy,
         channels_last(w),
         None,
         dx,
-        mask,
+        y,
         used.mirrored(),
         groups,
         False,
@@ -111,20 +111,19 @@ def weight_gradient(
     dy: Tensor, y: Tensor | None, x: Tensor, w: Tensor, window: Window, groups: int, bias: bool,
     candidate: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Gradients of weight and bias; the latter is empty unless it is asked for."""
+    """Of dy and y as above: gradients of weight and bias, empty unless it is asked for."""
     folding = folds(w.shape[1], window, groups)
     used, shape = window, w.shape
     if folding:
         x, used = folded_maps(x, window, *dy.shape[2:]), folded_window(window)
         shape = (w.shape[0], w.shape[1] * window.stride[0] ** 2, *used.kernel)
-    x, dy = channels_last(x), channels_last(dy)
-    mask = None if y is None else channels_last(y)
+    x = channels_last(x)
     tile = named(candidate)
     rest = (shape[1], shape[0] // groups, used, groups, bias, precision(x), tile)
     if tile.form == "tma":
         parts = weight_gradient_boxes(x, dy, *rest)
     else:
-        parts = weight_gradient_parts(x, dy, mask, *rest)
+        parts = weight_gradient_parts(x, dy, y, *rest)
     last = w.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if last else torch.contiguous_format
     dw = torch.empty(shape, dtype=w.dtype, device=w.device, memory_format=layout)

@@ -35,9 +35,9 @@ class Tile(NamedTuple):
 
     def stages(self, x: Tensor, masked: int = 0) -> int:
         """Steps in flight: as many as fit, up to three, with which two programs share a Hopper
-        multiprocessor, or to four where registers leave room for one only.
+        multiprocessor, or to four where steps are short or registers leave room for one program.
 
-        `masked`: the side whose operand comes with the mask, and takes twice its shared memory.
+        `masked`: a side of the tile whose operand comes with a mask of its own size, or 0.
         """
         step = (self.m + self.n + masked) * self.k * x.element_size()
         most = 4 if self.m * self.n > 128 * 128 or self.k < 64 else 3
@@ -164,7 +164,7 @@ def weight_box_tilings(
 
 
 def channel_block(channels: int) -> int:
-    """Channels in a step's box, so that one tap's are such boxes, or one and a smaller one; or 0."""
+    """Channels in a step's box: a tap's are such boxes, or one and a smaller one. 0 if neither."""
     for block in (64, 32, 16):
         rest = channels % block
         if channels >= block and (rest == 0 or (channels < 2 * block and rest in (16, 32))):

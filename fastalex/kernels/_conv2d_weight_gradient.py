@@ -38,7 +38,8 @@ def weight_gradient_parts(
         x, dy, dy if mask is None else mask, parts, b, h, width, oh, ow, cut.count, each,
         c, n, groups, *window.constants(), bias, mask is not None, precision,
         cut.images, cut.rows, cut.columns, tile.m, tile.n,
-        num_warps=tile.warps(mask is not None), num_stages=tile.stages(x, 0 if mask is None else tile.n),
+        num_warps=tile.warps(mask is not None),
+        num_stages=tile.stages(x, tile.n * (mask is not None)),
     )  # fmt: skip
     return parts
 

@@ -34,7 +34,7 @@ def max_pool2d_fwd_kernel(
     x = x_ptr + image * (H * W * C) + ((h * W + w) * C + first)
     out = image * (OH * OW * C) + ((i * OW + j) * C + first)
 
-    best = tl.full((BLOCK, 8), float("-inf"), tl.float32)
+    best = tl.full((BLOCK, 8), float("-inf"), x_ptr.dtype.element_ty)
     place = tl.zeros((BLOCK, 8), tl.int32)
     if PH + PW > 0:  # the first pixel of the window that is one of the image
         place += (tl.maximum(-h, 0) * KW + tl.maximum(-w, 0))[:, None].to(tl.int32)
@@ -44,17 +44,19 @@ def max_pool2d_fwd_kernel(
                 live = (h + kh >= 0) & (h + kh < H) & (w + kw >= 0) & (w + kw < W)
             else:
                 live = None
-            v = widened(load_octets(x + (kh * W + kw) * C, room, live, C, float("-inf")))
-            better = (v > best) | (v != v)
-            best = tl.where(better, v, best)
-            place = tl.where(better, kh * KW + kw, place)
+            # LLVM undoes the widening of both sides, and compares pairs of 16-bit numbers packed
+            v = load_octets(x + (kh * W + kw) * C, room, live, C, float("-inf")).to(tl.float32)
+            so_far = best.to(tl.float32)
+            place = tl.where((v > so_far) | (v != v), kh * KW + kw, place)
+            best = tl.maximum(v, so_far, propagate_nan=tl.PropagateNan.ALL).to(best.dtype)
+    y = best.to(tl.float32)
     if PLACES:
         if RELU:
-            place = tl.where(best <= 0, -1, place)
+            place = tl.where(y <= 0, -1, place)
         store_octets(places_ptr + out, room, None, place, C)
     if RELU:
-        best = tl.where(best <= 0, 0.0, best)
-    store_octets(y_ptr + out, room, None, best, C)
+        y = tl.where(y <= 0, 0.0, y)
+    store_octets(y_ptr + out, room, None, y, C)
 
 
 @triton.jit
@@ -67,7 +69,7 @@ def max_pool2d_bwd_kernel(
     CELLS: tl.constexpr = (W + PW + SW - 1) // SW
     UP: tl.constexpr = (KH + SH - 1) // SH
     LEFT: tl.constexpr = (KW + SW - 1) // SW
-    TOGETHER: tl.constexpr = UP * LEFT <= 9  # else a thread has no room for all of its windows
+    TOGETHER: tl.constexpr = UP * LEFT <= 4  # else a thread has no room for all of its windows
     NUMEL: tl.constexpr = max(H * W, OH * OW) * C
     image, o, t = octets_of_program(OCTETS, (C + 7) // 8, NUMEL, BLOCK)  # [BLOCK]
     first, room = octet(o, C)

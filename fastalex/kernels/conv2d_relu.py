@@ -1,11 +1,12 @@
 """Convolution, bias and ReLU (Krizhevsky et al. 2012, sections 3.1 and 3.5).
 
-    y[o, p]  = max(0, b[o] + sum_{i, q} w[o, i, q] * x[i, stride * p - padding + dilation * q])
-    g        = where(y <= 0, 0, dy)
-    dx[i, r] = sum of w[o, i, q] * g[o, p] over the o, p, q with stride * p - padding + dilation * q = r
-    dw[o, i, q] = sum_p g[o, p] * x[i, stride * p - padding + dilation * q],    db[o] = sum_p g[o, p]
+    y[o, p]     = max(0, b[o] + sum_{i, q} w[o, i, q] * x[i, at(p, q)])
+    g[o, p]     = where(y <= 0, 0, dy)
+    dx[i, r]    = sum_{o, p, q: at(p, q) = r} w[o, i, q] * g[o, p]
+    dw[o, i, q] = sum_p g[o, p] * x[i, at(p, q)],    db[o] = sum_p g[o, p]
 
-    i over the input channels of o's group, q over the kernel
+    at(p, q) = stride * p - padding + dilation * q; i over the input channels of o's group, q over
+    the kernel, p over the output's pixels; x is zero outside
 
 Shapes  x: (B, C, H, W) or (C, H, W); w: (O, C / groups, KH, KW); b: (O,).
 Dtypes  operands and results in x.dtype, sums in float32; float32 as torch's TF32 switch says.
@@ -55,7 +56,8 @@ def conv2d_relu(
     if mode == "aten" or pairs is None:
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups).relu_()
     if dtype is not None:
-        input, weight, bias = (_cast(t, dtype) for t in (input, weight, bias))
+        input, weight = _cast(input, dtype), _cast(weight, dtype)
+        bias = None if bias is None else _cast(bias, dtype)
     return _Conv2dReLU.apply(input, weight, bias, *pairs, groups, mask_gradient, mode)
 
 
@@ -64,14 +66,17 @@ class _Conv2dReLU(torch.autograd.Function):
     def forward(ctx, x, w, bias, stride, padding, dilation, groups, mask_gradient, mode):
         y = _conv2d_relu(x, w, bias, stride, padding, dilation, groups, mode)
         ctx.save_for_backward(y if mask_gradient else None, x, w)
-        ctx.arguments = stride, padding, dilation, groups
-        ctx.mode = mode
+        ctx.arguments = stride, padding, dilation, groups, mode
         return y
 
     @staticmethod
     def backward(ctx, dy):
         asked = list(ctx.needs_input_grad[:3])
-        gradients = _conv2d_relu_backward(dy, *ctx.saved_tensors, *ctx.arguments, asked, ctx.mode)
+        y, x, w = ctx.saved_tensors
+        stride, padding, dilation, groups, mode = ctx.arguments
+        gradients = _conv2d_relu_backward(
+            dy, y, x, w, stride, padding, dilation, groups, asked, mode
+        )
         found = [d if wanted else None for d, wanted in zip(gradients, asked, strict=True)]
         return *found, *[None] * 6
 
@@ -128,6 +133,6 @@ def _covered(
     return all(side + 2 * p >= d * (k - 1) + 1 for side, k, p, d in sides)
 
 
-def _cast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
     """x.to(dtype), but for no cast no node: torch 2.11's compiler loses gradients behind one."""
-    return x if x is None or x.dtype == dtype else x.to(dtype)
+    return x if x.dtype == dtype else x.to(dtype)

@@ -40,7 +40,7 @@ from fastalex.kernels.max_pool2d import (
 
 POOL = [3, 3, 2, 2, 0, 0]
 """Window, stride, padding."""
-BLOCK, MOST_ROWS = 128, 8
+BLOCK, FORWARD_BLOCK, MOST_ROWS = 128, 32, 8
 
 
 def local_response_norm_max_pool2d(
@@ -138,22 +138,15 @@ def _response_pool_backward(
 
 
 def _launch_forward(
-    x: Tensor,
-    y: Tensor,
-    places: Tensor,
-    alpha: float,
-    beta: float,
-    k: float,
-    groups: int,
+    x: Tensor, y: Tensor, places: Tensor, alpha: float, beta: float, k: float, groups: int,
     relu: bool,
-) -> None:
+) -> None:  # fmt: skip
     (b, c, h, w), (oh, ow) = x.shape, y.shape[2:]
     rows = triton.cdiv(oh, triton.cdiv(oh, MOST_ROWS))
     octets = groups * triton.cdiv(c // groups, 8) * triton.cdiv(oh, rows) * triton.cdiv(ow, 2)
-    blocks = triton.cdiv(octets, BLOCK)
-    wrap_triton(response_pool_fwd_kernel)[(b * blocks,)](
+    wrap_triton(response_pool_fwd_kernel)[(b * triton.cdiv(octets, FORWARD_BLOCK),)](
         x, y, places, alpha / SIZE, beta, k, h, w, c // groups, groups, rows, octets,
-        relu, beta == 0.75, places.numel() > 0, BLOCK,
+        relu, beta == 0.75, places.numel() > 0, FORWARD_BLOCK, num_warps=1,
     )  # fmt: skip
 
 
@@ -161,10 +154,9 @@ def _launch_backward(
     dy: Tensor, x: Tensor, places: Tensor, dx: Tensor, alpha: float, beta: float, k: float,
     groups: int, relu: bool,
 ) -> None:  # fmt: skip
-    (b, c, h, w) = x.shape
+    b, c, h, w = x.shape
     octets = groups * triton.cdiv(c // groups, 8) * triton.cdiv(h, 2) * triton.cdiv(w, 2)
-    blocks = triton.cdiv(octets, BLOCK)
-    wrap_triton(response_pool_bwd_kernel)[(b * blocks,)](
+    wrap_triton(response_pool_bwd_kernel)[(b * triton.cdiv(octets, BLOCK),)](
         dy, x, places, dx, alpha / SIZE, beta, k, h, w, c // groups, groups, octets,
         relu, beta == 0.75, BLOCK,
     )  # fmt: skip

@@ -125,9 +125,10 @@ def test_a_wrong_table_is_a_fault(table, tmp_path, monkeypatch):
         for name in ("_a_kernel", "_a_kernel", "_b_kernel")
         for target in TARGETS.values()
     ]
-    results = [(job, Code(50 + n, 8, 98304, True, 4, 640)) for n, job in enumerate(jobs)]
+    results = [(job, Code(50 + n, 8, 98304, True, 4, 8, 640)) for n, job in enumerate(jobs)]
     path = tmp_path / "kernels.md"
     path.write_text(f"before\n{table.BEGIN}{table.END}\nafter\n")
+    assert len(table.differences(path, results, jobs)) == 1
     table.write(path, results)
     table.write(path, results)
     text = path.read_text()

@@ -62,7 +62,7 @@ def operands(case, device, dtype):
 @pytest.mark.parametrize("direction", PASSES)
 @pytest.mark.parametrize("case", CASES)
 def test_every_candidate(case, direction, device):
-    """In float16, which the interpreter sums in float32 as a GPU does; one case twice, to the bit."""
+    """In float16, which the interpreter sums in float32, too; one case twice, to the bit."""
     x, w, b, dy, y, padding, groups = operands(case, device, torch.float16)
     exact = expected(direction, x, w, b, dy, padding, groups)
     names = candidates(x, w, window(w, padding), groups, direction)[1:]

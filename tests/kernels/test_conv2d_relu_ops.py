@@ -1,5 +1,6 @@
 """conv2d_relu among torch's systems: compiler, autocast, FLOP counter, TF32, the choice."""
 
+import contextvars
 import sys
 
 import pytest
@@ -9,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastalex import kernels
 from fastalex.kernels import _conv2d_ops, _conv2d_passes, conv2d_relu
+from fastalex.kernels._conv2d_descriptors import _provide_scratch
 
 PUBLIC = sys.modules["fastalex.kernels.conv2d_relu"]
 ARGUMENTS = ([1, 1], [1, 1], [1, 1], 2)
@@ -156,6 +158,29 @@ def test_with_the_promise_kept_nothing_changes(device, implementation):
         results.append(torch.autograd.grad(y, operands, dy))
     for one, other in zip(*results, strict=True):
         assert torch.equal(one, other)
+
+
+def test_descriptors_get_scratch_memory_unless_the_user_provides_it():
+    """Triton keeps the allocator by context, and a new thread, autograd's for one, has none."""
+    triton = pytest.importorskip("triton")
+    from triton.runtime._allocation import _allocator
+
+    def users(size, alignment, stream):
+        raise AssertionError
+
+    def in_a_context_of_its_own(allocator):
+        if allocator is not None:
+            triton.set_allocator(allocator)
+        _provide_scratch()
+        return _allocator.get()
+
+    run = contextvars.Context().run
+    assert run(in_a_context_of_its_own, users) is users
+    ours = run(in_a_context_of_its_own, None)
+    if torch.cuda.is_available():
+        assert ours(100, 128, None).nbytes == 100
+    else:
+        assert callable(ours)
 
 
 @pytest.mark.parametrize("by_weight", ["aten", "triton 64x16x32"])
