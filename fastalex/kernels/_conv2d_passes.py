@@ -46,7 +46,8 @@ def candidates(
     if direction == "input gradient" and not unit:
         return ("aten",)
     columns, summed = (c, n) if direction == "input gradient" else (n, c)
-    tiles = tilings(columns, 64 if direction == "weight gradient" else taps * summed, x.dtype)
+    sums = 64 if direction == "weight gradient" else taps * summed
+    tiles = tilings(columns, sums, x.dtype, precision(x))
     if unit and window.dilation == (1, 1) and has_descriptors(x, w) and n % 8 == 0 and c % 8 == 0:
         if direction == "weight gradient":
             tiles += weight_box_tilings(x.shape[0], c, n, x.dtype)
@@ -70,9 +71,8 @@ def forward(
         x, w = folded_maps(x, window, *shape[2:]), folded_weights(w, window)
         window = folded_window(window)
     y = _new_maps(x, shape)
-    _convolve(
-        channels_last(x), channels_last(w), bias, y, None, window, groups, True, False, candidate
-    )
+    x, w = channels_last(x), channels_last(w)
+    _convolve(x, w, bias, y, None, window, groups, True, False, candidate)
     return y if last else y.contiguous()
 
 
@@ -89,18 +89,8 @@ def input_gradient(
         sides = [side + k - 1 for side, k in zip(dy.shape[2:], used.kernel, strict=True)]
         shape, w = (x.shape[0], x.shape[1] * s * s, *sides), folded_weights(w, window)
     dx = _new_maps(x, shape)
-    _convolve(
-        dy,
-        channels_last(w),
-        None,
-        dx,
-        y,
-        used.mirrored(),
-        groups,
-        False,
-        True,
-        candidate,
-    )
+    w, around = channels_last(w), used.mirrored()
+    _convolve(dy, w, None, dx, y, around, groups, False, True, candidate)
     if folding:
         dx = unfolded_maps(dx, x, window)
         return channels_last(dx) if last else dx.contiguous()
@@ -132,7 +122,11 @@ def weight_gradient(
     return unfolded_weights(dw, w, window) if folding else dw, db
 
 
-def _convolve(x, w, bias, y, mask, window, groups, relu, transposed, candidate) -> None:
+def _convolve(
+    x: Tensor, w: Tensor, bias: Tensor | None, y: Tensor, mask: Tensor | None, window: Window,
+    groups: int, relu: bool, transposed: bool, candidate: str,
+) -> None:  # fmt: skip
+    """Fills y; the descriptors' form is never asked to mask."""
     tile = named(candidate)
     if tile.form == "tma":
         convolve_boxes(x, w, bias, y, window, groups, relu, transposed, precision(x), tile)

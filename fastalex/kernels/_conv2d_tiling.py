@@ -125,14 +125,15 @@ def _cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def tilings(columns: int, sums: int, dtype: torch.dtype) -> tuple[str, ...]:
+def tilings(columns: int, sums: int, dtype: torch.dtype, precision: str) -> tuple[str, ...]:
     """Tiles worth trying for pixels x `columns`, each a sum of `sums` products; the default first.
 
-    Few: each costs a new user seconds of compilation. Wide float32 tiles would spill.
+    Few: each costs a new user seconds of compilation. Without matrix units wide tiles would spill.
     """
     k = _power_of_2(sums, 16, 64)
     if dtype == torch.float32:
-        return (f"triton 64x{_power_of_2(columns, 16, 64)}x{min(k, 32)}",)
+        m = 64 if precision == "ieee" else 128
+        return (f"triton {m}x{_power_of_2(columns, 16, m)}x{min(k, 32)}",)
     n = _power_of_2(columns, 16, 128)
     second = () if n < 128 else (f"triton 128x64x{k}",) if columns > 96 else (f"triton 256x32x{k}",)
     return (f"triton 128x{n}x{k}", *second)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 
 from fastalex.kernels._triton import AVAILABLE, triton
 
@@ -125,6 +126,11 @@ class _Launcher:
                     self.kernel[grid](*args, **kwargs)
             elif not INTERPRETED:
                 torch.library.wrap_triton(self.kernel)[grid](*args, **kwargs)
+            elif any(isinstance(t, FunctionalTensor) for t in tensors):
+                raise RuntimeError(
+                    "torch.compile cannot trace Triton's interpreter; unset TRITON_INTERPRET, or "
+                    "use('aten') around what is compiled"
+                )
 
         return launch
 

@@ -34,7 +34,7 @@ def max_pool2d_fwd_kernel(
     x = x_ptr + image * (H * W * C) + ((h * W + w) * C + first)
     out = image * (OH * OW * C) + ((i * OW + j) * C + first)
 
-    best = tl.full((BLOCK, 8), float("-inf"), x_ptr.dtype.element_ty)
+    best = tl.full((BLOCK, 8), float("-inf"), tl.float32).to(x_ptr.dtype.element_ty)
     place = tl.zeros((BLOCK, 8), tl.int32)
     if PH + PW > 0:  # the first pixel of the window that is one of the image
         place += (tl.maximum(-h, 0) * KW + tl.maximum(-w, 0))[:, None].to(tl.int32)

@@ -15,25 +15,25 @@ from fastalex.kernels._triton import tl, triton
 @triton.jit
 def local_response_norm_fwd_kernel(
     x_ptr, y_ptr, alpha_over_size, beta, k, octets,
-    GROUP: tl.constexpr, GROUPS: tl.constexpr, RELU: tl.constexpr, BETA_75: tl.constexpr,
+    GROUP: tl.constexpr, GROUPS: tl.constexpr, RELU: tl.constexpr, ROOTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     at, room = _octets_of_program(octets, GROUP, GROUPS, BLOCK)  # [BLOCK]
     x = rectified(spread(load_around(x_ptr + at, room, None, 2, GROUP)), RELU)
-    y = normalized(x, alpha_over_size, beta, k, BETA_75)
+    y = normalized(x, alpha_over_size, beta, k, ROOTS)
     store_octets(y_ptr + at, room, None, join(y), GROUP)
 
 
 @triton.jit
 def local_response_norm_bwd_kernel(
     dy_ptr, x_ptr, dx_ptr, alpha_over_size, beta, k, octets,
-    GROUP: tl.constexpr, GROUPS: tl.constexpr, RELU: tl.constexpr, BETA_75: tl.constexpr,
+    GROUP: tl.constexpr, GROUPS: tl.constexpr, RELU: tl.constexpr, ROOTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     at, room = _octets_of_program(octets, GROUP, GROUPS, BLOCK)  # [BLOCK]
     dy = rectified(spread(load_around(dy_ptr + at, room, None, 2, GROUP)), False)
     x = rectified(spread(load_around(x_ptr + at, room, None, 4, GROUP)), RELU)
-    dx = normalized_backward(dy, x, alpha_over_size, beta, k, RELU, BETA_75)
+    dx = normalized_backward(dy, x, alpha_over_size, beta, k, RELU, ROOTS)
     store_octets(dx_ptr + at, room, None, join(dx), GROUP)
 
 
@@ -53,23 +53,23 @@ def _octets_of_program(octets, GROUP: tl.constexpr, GROUPS: tl.constexpr, BLOCK:
 
 
 @triton.jit
-def normalized(x, alpha_over_size, beta, k, BETA_75: tl.constexpr):
+def normalized(x, alpha_over_size, beta, k, ROOTS: tl.constexpr):
     """x: channels -2..9 of an octet -> y: 0..7."""
     s = scales(x, alpha_over_size, k)
     y = ()
     for i in tl.static_range(8):
-        y += (x[i + 2] * power(s[i], beta, BETA_75)[0],)
+        y += (x[i + 2] * power(s[i], beta, ROOTS)[0],)
     return y
 
 
 @triton.jit
-def normalized_backward(dy, x, alpha_over_size, beta, k, RELU: tl.constexpr, BETA_75: tl.constexpr):
+def normalized_backward(dy, x, alpha_over_size, beta, k, RELU: tl.constexpr, ROOTS: tl.constexpr):
     """dy: channels -2..9, x: -4..11 -> dx: 0..7, zero where x <= 0 if RELU."""
     s = scales(x, alpha_over_size, k)  # -2..9
     direct = ()
     through_s = ()
     for i in tl.static_range(12):
-        p, inverse = power(s[i], beta, BETA_75)
+        p, inverse = power(s[i], beta, ROOTS)
         direct += (dy[i] * p,)
         through_s += (direct[i] * x[i + 2] * inverse,)
     through_s = sums_of_five(through_s)
@@ -110,12 +110,17 @@ def sums_of_five(q):
 
 
 @triton.jit
-def power(s, beta, BETA_75: tl.constexpr):
-    """s^-beta, 1 / s."""
-    if BETA_75:
+def power(s, beta, ROOTS: tl.constexpr):
+    """s^-beta, 1 / s. ROOTS as `roots` of local_response_norm.py says."""
+    if ROOTS == 0:
+        log = tl.log2(s)
+        p, inverse = tl.exp2(-beta * log), tl.exp2(-log)
+    elif ROOTS == 1:
         r = tl.rsqrt(s)
         p, inverse = r * tl.sqrt(r), r * r
     else:
-        log = tl.log2(s)
-        p, inverse = tl.exp2(-beta * log), tl.exp2(-log)
+        r = tl.rsqrt(s)
+        error = 1 - s * r * r  # NaN where s is 0 or infinite, and r is exact
+        r = tl.where(error == error, r + 0.5 * r * error, r)
+        p, inverse = r * tl.sqrt_rn(r), r * r
     return p, inverse

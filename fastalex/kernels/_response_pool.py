@@ -39,7 +39,7 @@ def response_pool_fwd_kernel(
     x_ptr, y_ptr, places_ptr, alpha_over_size, beta, k,
     H: tl.constexpr, W: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr,
     ROWS: tl.constexpr, OCTETS: tl.constexpr,
-    RELU: tl.constexpr, BETA_75: tl.constexpr, PLACES: tl.constexpr, BLOCK: tl.constexpr,
+    RELU: tl.constexpr, ROOTS: tl.constexpr, PLACES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     C: tl.constexpr = GROUP * GROUPS
     OH: tl.constexpr = (H - 1) // 2
@@ -50,19 +50,19 @@ def response_pool_fwd_kernel(
     image, o, t = octets_of_program(OCTETS, IN_PIXEL, H * W * C, BLOCK)  # [BLOCK]
     first, room = octet(o, GROUP)
     row = tl.minimum(t // PAIRS * ROWS, OH - ROWS)
-    column = tl.minimum(t % PAIRS * 2, OW - 2 + OW % 2 // OW)
+    column = tl.minimum(t % PAIRS * 2, max(OW - 2, 0))
     x = x_ptr + image * (H * W * C) + ((row * W + column) * (2 * C) + first)
     at = image * (OH * OW * C) + ((row * OW + column) * C + first)
     law = alpha_over_size, beta, k
 
-    above = row_maxima(x, room, law, 0, C, OW, GROUP, RELU, BETA_75, PLACES)
+    above = row_maxima(x, room, law, 0, C, OW, GROUP, RELU, ROOTS, PLACES)
     for _ in range(ROWS):
-        middle = row_maxima(x + W * C, room, law, 3, C, OW, GROUP, RELU, BETA_75, PLACES)
+        middle = row_maxima(x + W * C, room, law, 3, C, OW, GROUP, RELU, ROOTS, PLACES)
         x += 2 * W * C
-        below = row_maxima(x, room, law, 6, C, OW, GROUP, RELU, BETA_75, PLACES)
+        below = row_maxima(x, room, law, 6, C, OW, GROUP, RELU, ROOTS, PLACES)
         for i in tl.static_range(len(above)):
             best = tl.maximum(tl.maximum(above[i], middle[i]), below[i])
-            store_best(y_ptr, places_ptr, at + i * C, room, best, GROUP, RELU, BETA_75, PLACES)
+            store_best(y_ptr, places_ptr, at + i * C, room, best, GROUP, RELU, ROOTS, PLACES)
         above = placed_above(below, PLACES)
         at += OW * C
 
@@ -70,7 +70,7 @@ def response_pool_fwd_kernel(
 @triton.jit
 def row_maxima(
     x, room, law, PLACE: tl.constexpr, C: tl.constexpr, OW: tl.constexpr, GROUP: tl.constexpr,
-    RELU: tl.constexpr, BETA_75: tl.constexpr, PLACES: tl.constexpr,
+    RELU: tl.constexpr, ROOTS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
     """Of five pixels from x on: the largest key of the first three, and of the last three.
 
@@ -78,7 +78,7 @@ def row_maxima(
     """
     keys = ()
     for i in tl.static_range(3 if OW == 1 else 5):
-        keys += (key_of(x + i * C, room, law, GROUP, RELU, BETA_75),)
+        keys += (key_of(x + i * C, room, law, GROUP, RELU, ROOTS),)
     maxima = ()
     for i in tl.static_range(0, len(keys) - 2, 2):
         a = marked(keys[i], PLACE, x, PLACES)
@@ -89,19 +89,19 @@ def row_maxima(
 
 
 @triton.jit
-def key_of(p, room, law, GROUP: tl.constexpr, RELU: tl.constexpr, BETA_75: tl.constexpr):
+def key_of(p, room, law, GROUP: tl.constexpr, RELU: tl.constexpr, ROOTS: tl.constexpr):
     """Normalized octets at p, or their squares with their sign, as integers in their order."""
     alpha_over_size, beta, k = law
     x = rectified(spread(load_around(p, room, None, 2, GROUP)), RELU)
     s = scales(x, alpha_over_size, k)
     values = ()
     for i in tl.static_range(8):
-        if is_squared(p, BETA_75):
+        if ROOTS == 1:
             r = tl.rsqrt(s[i])
             u = x[i + 2] * r
             v = tl.abs(u) * (tl.abs(u) if RELU else u) * r
         else:
-            v = x[i + 2] * power(s[i], beta, BETA_75)[0]
+            v = x[i + 2] * power(s[i], beta, ROOTS)[0]
             v = tl.abs(v) if RELU else v
         values += (v,)
     v = join(values)
@@ -109,11 +109,6 @@ def key_of(p, room, law, GROUP: tl.constexpr, RELU: tl.constexpr, BETA_75: tl.co
     if not RELU:
         key = tl.where(v != v, 0x7FC00000, tl.where(key < 0, key ^ 0x7FFFFFFF, key))
     return key
-
-
-@triton.jit
-def is_squared(p, BETA_75: tl.constexpr):
-    return BETA_75 and p.dtype.element_ty != tl.float32
 
 
 @triton.jit
@@ -137,7 +132,7 @@ def placed_above(keys, PLACES: tl.constexpr):
 @triton.jit
 def store_best(
     y_ptr, places_ptr, at, room, best, GROUP: tl.constexpr, RELU: tl.constexpr,
-    BETA_75: tl.constexpr, PLACES: tl.constexpr,
+    ROOTS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
     key = best
     if PLACES:
@@ -146,7 +141,7 @@ def store_best(
     if not RELU:
         key = tl.where(key < 0, key ^ 0x7FFFFFFF, key)
     y = key.to(tl.float32, bitcast=True)
-    if is_squared(y_ptr, BETA_75):
+    if ROOTS == 1:
         root = tl.sqrt(tl.abs(y))
         y = root if RELU else tl.where(y < 0, -root, root)
     store_octets(y_ptr + at, room, None, y, GROUP)
@@ -156,7 +151,7 @@ def store_best(
 def response_pool_bwd_kernel(
     dy_ptr, x_ptr, places_ptr, dx_ptr, alpha_over_size, beta, k,
     H: tl.constexpr, W: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr,
-    OCTETS: tl.constexpr, RELU: tl.constexpr, BETA_75: tl.constexpr, BLOCK: tl.constexpr,
+    OCTETS: tl.constexpr, RELU: tl.constexpr, ROOTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     C: tl.constexpr = GROUP * GROUPS
     OH: tl.constexpr = (H - 1) // 2
@@ -183,13 +178,13 @@ def response_pool_bwd_kernel(
     x, dx = x_ptr + at, dx_ptr + at
     has_row, has_column = 2 * i + 1 < H, 2 * j + 1 < W
     d = picked(w11, 4)
-    store_gradient(d, x, dx, (W + 1) * C, room, has_row & has_column, law, GROUP, RELU, BETA_75)
+    store_gradient(d, x, dx, (W + 1) * C, room, has_row & has_column, law, GROUP, RELU, ROOTS)
     d = added(picked(w11, 3), picked(w10, 5))
-    store_gradient(d, x, dx, W * C, room, has_row, law, GROUP, RELU, BETA_75)
+    store_gradient(d, x, dx, W * C, room, has_row, law, GROUP, RELU, ROOTS)
     d = added(picked(w11, 1), picked(w01, 7))
-    store_gradient(d, x, dx, C, room, has_column, law, GROUP, RELU, BETA_75)
+    store_gradient(d, x, dx, C, room, has_column, law, GROUP, RELU, ROOTS)
     d = added(added(picked(w11, 0), picked(w10, 2)), added(picked(w01, 6), picked(w00, 8)))
-    store_gradient(d, x, dx, 0, room, None, law, GROUP, RELU, BETA_75)
+    store_gradient(d, x, dx, 0, room, None, law, GROUP, RELU, ROOTS)
 
 
 @triton.jit
@@ -222,10 +217,10 @@ def added(a, b):
 @triton.jit
 def store_gradient(
     dy, x, dx, AT: tl.constexpr, room, live, law,
-    GROUP: tl.constexpr, RELU: tl.constexpr, BETA_75: tl.constexpr,
+    GROUP: tl.constexpr, RELU: tl.constexpr, ROOTS: tl.constexpr,
 ):  # fmt: skip
     """dy: of the normalized pixel AT numbers behind the cell's first."""
     alpha_over_size, beta, k = law
     around = rectified(spread(load_around(x + AT, room, live, 4, GROUP)), RELU)
-    d = normalized_backward(dy, around, alpha_over_size, beta, k, RELU, BETA_75)
+    d = normalized_backward(dy, around, alpha_over_size, beta, k, RELU, ROOTS)
     store_octets(dx + AT, room, live, join(d), GROUP)

@@ -90,6 +90,11 @@ def covers(input: Tensor, size: int, beta: float) -> bool:
     return size == SIZE and (beta == 0.75 or input.dtype != torch.float32)
 
 
+def roots(x: Tensor, beta: float) -> int:
+    """How the kernels compute s^-beta: 0 by logarithms, 1 by quick roots, 2 by roots to float32."""
+    return 0 if beta != 0.75 else 2 if x.dtype == torch.float32 else 1
+
+
 class _ResponseNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, alpha, beta, k, groups, relu, mode):
@@ -170,7 +175,7 @@ def _launch_forward(
 ) -> None:
     group, octets = _counts(x, groups)
     wrap_triton(local_response_norm_fwd_kernel)[(triton.cdiv(octets, BLOCK),)](
-        x, y, alpha / SIZE, beta, k, octets, group, groups, relu, beta == 0.75, BLOCK
+        x, y, alpha / SIZE, beta, k, octets, group, groups, relu, roots(x, beta), BLOCK
     )
 
 
@@ -179,7 +184,7 @@ def _launch_backward(
 ) -> None:
     group, octets = _counts(x, groups)
     wrap_triton(local_response_norm_bwd_kernel)[(triton.cdiv(octets, BLOCK),)](
-        dy, x, dx, alpha / SIZE, beta, k, octets, group, groups, relu, beta == 0.75, BLOCK
+        dy, x, dx, alpha / SIZE, beta, k, octets, group, groups, relu, roots(x, beta), BLOCK
     )
 
 

@@ -28,6 +28,7 @@ from fastalex.kernels.local_response_norm import (
     check_response_norm,
     covers,
     local_response_norm,
+    roots,
 )
 from fastalex.kernels.max_pool2d import (
     aten_max_pool2d,
@@ -146,7 +147,7 @@ def _launch_forward(
     octets = groups * triton.cdiv(c // groups, 8) * triton.cdiv(oh, rows) * triton.cdiv(ow, 2)
     wrap_triton(response_pool_fwd_kernel)[(b * triton.cdiv(octets, FORWARD_BLOCK),)](
         x, y, places, alpha / SIZE, beta, k, h, w, c // groups, groups, rows, octets,
-        relu, beta == 0.75, places.numel() > 0, FORWARD_BLOCK, num_warps=1,
+        relu, roots(x, beta), places.numel() > 0, FORWARD_BLOCK, num_warps=1,
     )  # fmt: skip
 
 
@@ -158,5 +159,5 @@ def _launch_backward(
     octets = groups * triton.cdiv(c // groups, 8) * triton.cdiv(h, 2) * triton.cdiv(w, 2)
     wrap_triton(response_pool_bwd_kernel)[(b * triton.cdiv(octets, BLOCK),)](
         dy, x, places, dx, alpha / SIZE, beta, k, h, w, c // groups, groups, octets,
-        relu, beta == 0.75, BLOCK,
+        relu, roots(x, beta), BLOCK,
     )  # fmt: skip

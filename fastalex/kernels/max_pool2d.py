@@ -24,7 +24,8 @@ from fastalex.kernels._max_pool import max_pool2d_bwd_kernel, max_pool2d_fwd_ker
 from fastalex.kernels._triton import triton
 
 Pair = tuple[int, int]
-BLOCK, MOST_PLACES = 128, 127
+BLOCK, MOST_PLACES = 128, 25
+"""Loops over windows and cells are unrolled: larger ones make programs too long to be quick."""
 
 
 def max_pool2d(
@@ -71,12 +72,12 @@ def _pair(size: Any) -> Pair | None:
 
 
 def covered(input: Tensor, pool: tuple[Pair, Pair, Pair] | None) -> bool:
-    """A window whose places fit a byte; anything that torch would refuse is torch's to refuse."""
+    """Windows of up to 5x5, say; anything that torch would refuse is torch's to refuse."""
     if pool is None or input.dim() not in (3, 4):
         return False
-    kernel, _, padding = pool
+    kernel, stride, padding = pool
     return (
-        kernel[0] * kernel[1] <= MOST_PLACES
+        max(kernel[0] * kernel[1], stride[0] * stride[1]) <= MOST_PLACES
         and all(0 <= 2 * p <= k and s > 0 for k, s, p in zip(*pool, strict=True))
         and all(n + 2 * p >= k for n, k, p in zip(input.shape[-2:], kernel, padding, strict=True))
     )

@@ -73,6 +73,15 @@ def implementation(request):
         yield request.param
 
 
+@pytest.fixture
+def exact_float32():
+    """Convolutions of float32 are not done in TF32, as torch allows by default."""
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    yield
+    torch.backends.cudnn.conv.fp32_precision = before
+
+
 @pytest.fixture(params=LAYOUTS)
 def laid_out(request):
     return LAYOUTS[request.param]

@@ -29,15 +29,10 @@ CASES = {  # x, weight, arguments
 }
 NAN, INF = float("nan"), float("inf")
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-
-
-@pytest.fixture(autouse=True)
-def _float32_is_exact():
-    before = torch.backends.cudnn.conv.fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
-    yield
-    torch.backends.cudnn.conv.fp32_precision = before
+pytestmark = [
+    pytest.mark.usefixtures("exact_float32"),
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+]
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ ARGUMENTS = ([1, 1], [1, 1], [1, 1], 2)
 OPTIONS = {"padding": 1, "groups": 2}
 SHAPES = ((2, 8, 5, 4), (6, 4, 3, 3), (6,))
 
+pytestmark = pytest.mark.usefixtures("exact_float32")
+
 
 def leaves(device, dtype=torch.float32):
     return [torch.randn(s, device=device).to(dtype).requires_grad_() for s in SHAPES]
@@ -123,16 +125,11 @@ def test_float32_follows_torchs_tf32_switch(device, monkeypatch, triton):
 
         monkeypatch.setattr(_conv2d_passes, name, spy)
     operands = leaves(device)
-    settings = torch.backends.cudnn.conv
-    before = settings.fp32_precision
-    try:
-        for setting in ("ieee", "tf32"):
-            settings.fp32_precision = setting
-            torch.autograd.grad(conv2d_relu(*operands, **OPTIONS).sum(), operands)
-            assert used == [setting] * 3
-            used.clear()
-    finally:
-        settings.fp32_precision = before
+    for setting in ("ieee", "tf32"):
+        torch.backends.cudnn.conv.fp32_precision = setting
+        torch.autograd.grad(conv2d_relu(*operands, **OPTIONS).sum(), operands)
+        assert used == [setting] * 3
+        used.clear()
 
 
 def test_an_unmasked_gradient_is_the_callers_promise(device, triton):

@@ -86,3 +86,13 @@ with kernels.use("triton"):
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("RuntimeError: max_pool2d: use('triton') on CPU tensors needs")
     assert "TRITON_INTERPRET=1" in last
+
+
+@pytest.mark.skipif(not _launch.INTERPRETED, reason="kernels are compiled here")
+def test_the_interpreter_refuses_to_be_compiled():
+    """A graph without the kernel would return memory that nobody wrote."""
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: kernels.max_pool2d(x, 3, 2), backend="aot_eager")
+    compiled(torch.ones(1, 8, 5, 5))  # another mode is traced anew
+    with kernels.use("triton"), pytest.raises(Exception, match="cannot trace Triton's interpreter"):
+        compiled(torch.ones(1, 8, 5, 5))
