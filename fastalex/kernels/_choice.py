@@ -26,7 +26,7 @@ MARGIN = 0.98
 _log = logging.getLogger(__name__)
 _lock = threading.RLock()
 _here = threading.local()
-"""`.timing` in the thread that runs the trials: what an op inside a trial would choose is torch's."""
+"""`.timing` in the thread of the trials: an op inside a trial does not time in its turn."""
 _made: "dict[tuple[str, str], Choice]" = {}
 
 

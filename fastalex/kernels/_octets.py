@@ -5,9 +5,11 @@ group by group: octet j of group g holds channels g * GROUP + 8 * j + 0..7, GROU
 which those beyond its group are masked. Where 8 divides GROUP no mask is left, and an octet of
 16-bit numbers is one load or store of 16 bytes.
 
-A block of N octets is a tensor [N, 8]; to let neighbouring channels meet it is split into a tuple
-of eight [N], which costs nothing: a thread holds all eight. `room` [N] is the number of channels
-from an octet's first to its group's end; an octet with room == GROUP is its group's first.
+A block of N octets is a tensor [N, 8]; `around` is the tuple of the channels before it, [N, 2] or
+[N, 4], the octets, and as many channels behind. To let neighbours meet, all are split into a tuple
+of [N], and joined again: it costs nothing, since a thread holds all of an octet. `room` [N] is the
+number of channels from an octet's first to its group's end; an octet with room == GROUP is its
+group's first.
 """
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
@@ -112,18 +114,6 @@ def widened(x):
 
 
 @triton.jit
-def rectified(x, RELU: tl.constexpr):
-    """A tuple in float32; of relu(x), NaN kept, if RELU."""
-    wide = ()
-    for i in tl.static_range(len(x)):
-        v = widened(x[i])
-        if RELU:
-            v = tl.maximum(v, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        wide += (v,)
-    return wide
-
-
-@triton.jit
 def spread(around):
     """What `load_around` gave, or the like -> a tuple of [N], one for each channel, in order."""
     before, octets, behind = around
@@ -146,8 +136,8 @@ def split(x):
 
 
 @triton.jit
-def join(x):
-    """A tuple of eight [N] -> [N, 8]."""
-    even = tl.join(tl.join(x[0], x[4]), tl.join(x[2], x[6]))
-    odd = tl.join(tl.join(x[1], x[5]), tl.join(x[3], x[7]))
-    return tl.reshape(tl.join(even, odd), (x[0].shape[0], 8))
+def join(x, FIRST: tl.constexpr):
+    """Eight [N] of a tuple, from FIRST on -> [N, 8]."""
+    even = tl.join(tl.join(x[FIRST], x[FIRST + 4]), tl.join(x[FIRST + 2], x[FIRST + 6]))
+    odd = tl.join(tl.join(x[FIRST + 1], x[FIRST + 5]), tl.join(x[FIRST + 3], x[FIRST + 7]))
+    return tl.reshape(tl.join(even, odd), (x[FIRST].shape[0], 8))

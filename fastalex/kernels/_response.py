@@ -2,13 +2,23 @@
 
     the formulas are those of local_response_norm.py
 
-Tuples hold neighbouring channels in order, a tensor of float32 for each, zero beyond the group.
+A tuple `around` holds the channels before an octet, the octet and those behind it (see _octets.py),
+zero beyond the group. Work is done on these three tensors; only the sums of neighbours need
+channels apart.
 """
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 # (to Triton's compiler a number is a constexpr, and tl.static_range is a range)
 
-from fastalex.kernels._octets import join, load_around, octet, rectified, spread, store_octets
+from fastalex.kernels._octets import (
+    join,
+    load_around,
+    octet,
+    split,
+    spread,
+    store_octets,
+    widened,
+)
 from fastalex.kernels._triton import tl, triton
 
 
@@ -19,9 +29,10 @@ def local_response_norm_fwd_kernel(
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     at, room = _octets_of_program(octets, GROUP, GROUPS, BLOCK)  # [BLOCK]
-    x = rectified(spread(load_around(x_ptr + at, room, None, 2, GROUP)), RELU)
-    y = normalized(x, alpha_over_size, beta, k, ROOTS)
-    store_octets(y_ptr + at, room, None, join(y), GROUP)
+    x = rectified(load_around(x_ptr + at, room, None, 2, GROUP), RELU)
+    s = k + alpha_over_size * sums_of_squares(x)
+    y = x[1] * power(s, beta, ROOTS)[0]
+    store_octets(y_ptr + at, room, None, y, GROUP)
 
 
 @triton.jit
@@ -31,10 +42,10 @@ def local_response_norm_bwd_kernel(
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     at, room = _octets_of_program(octets, GROUP, GROUPS, BLOCK)  # [BLOCK]
-    dy = rectified(spread(load_around(dy_ptr + at, room, None, 2, GROUP)), False)
-    x = rectified(spread(load_around(x_ptr + at, room, None, 4, GROUP)), RELU)
-    dx = normalized_backward(dy, x, alpha_over_size, beta, k, RELU, ROOTS)
-    store_octets(dx_ptr + at, room, None, join(dx), GROUP)
+    dy = rectified(load_around(dy_ptr + at, room, None, 2, GROUP), False)
+    x = rectified(load_around(x_ptr + at, room, None, 4, GROUP), RELU)
+    dx = response_gradient(dy, x, alpha_over_size, beta, k, RELU, ROOTS)
+    store_octets(dx_ptr + at, room, None, dx, GROUP)
 
 
 @triton.jit
@@ -53,46 +64,49 @@ def _octets_of_program(octets, GROUP: tl.constexpr, GROUPS: tl.constexpr, BLOCK:
 
 
 @triton.jit
-def normalized(x, alpha_over_size, beta, k, ROOTS: tl.constexpr):
-    """x: channels -2..9 of an octet -> y: 0..7."""
-    s = scales(x, alpha_over_size, k)
-    y = ()
-    for i in tl.static_range(8):
-        y += (x[i + 2] * power(s[i], beta, ROOTS)[0],)
-    return y
+def rectified(around, RELU: tl.constexpr):
+    """In float32; of relu(x), NaN kept, if RELU."""
+    wide = ()
+    for i in tl.static_range(3):
+        x = widened(around[i])
+        if RELU:
+            x = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        wide += (x,)
+    return wide
 
 
 @triton.jit
-def normalized_backward(dy, x, alpha_over_size, beta, k, RELU: tl.constexpr, ROOTS: tl.constexpr):
-    """dy: channels -2..9, x: -4..11 -> dx: 0..7, zero where x <= 0 if RELU."""
-    s = scales(x, alpha_over_size, k)  # -2..9
+def response_gradient(dy, x, alpha_over_size, beta, k, RELU: tl.constexpr, ROOTS: tl.constexpr):
+    """dy: channels -2..9 of octets, x: -4..11 -> dx [N, 8], zero where x <= 0 if RELU."""
+    sums = sums_of_squares(x)
+    near = nearest(x)
     direct = ()
     through_s = ()
-    for i in tl.static_range(12):
-        p, inverse = power(s[i], beta, ROOTS)
+    for i in tl.static_range(3):
+        p, inverse = power(k + alpha_over_size * sums[i], beta, ROOTS)
         direct += (dy[i] * p,)
-        through_s += (direct[i] * x[i + 2] * inverse,)
-    through_s = sums_of_five(through_s)
-    dx = ()
-    for i in tl.static_range(8):
-        d = direct[i + 2] - 2 * alpha_over_size * beta * x[i + 4] * through_s[i]
-        if RELU:
-            d = tl.where(x[i + 4] <= 0, 0.0, d)
-        dx += (d,)
+        through_s += (direct[i] * near[i] * inverse,)
+    through_s = join(sums_of_five(spread(through_s)), 0)
+    dx = direct[1] - 2 * alpha_over_size * beta * x[1] * through_s
+    if RELU:
+        dx = tl.where(x[1] <= 0, 0.0, dx)
     return dx
 
 
 @triton.jit
-def scales(x, alpha_over_size, k):
-    """n channels -> s of all but two on either side."""
-    q = ()
-    for i in tl.static_range(len(x)):
-        q += (x[i] * x[i],)
-    q = sums_of_five(q)
-    s = ()
-    for i in tl.static_range(len(q)):
-        s += (k + alpha_over_size * q[i],)
-    return s
+def sums_of_squares(x):
+    """Channels -2..9 -> [N, 8]; -4..11 -> the sums around channels -2..9."""
+    q = (x[0] * x[0], x[1] * x[1], x[2] * x[2])
+    s = sums_of_five(spread(q))
+    apart = len(s) == 12
+    return (tl.join(s[0], s[1]), join(s, 2), tl.join(s[10], s[11])) if apart else join(s, 0)
+
+
+@triton.jit
+def nearest(x):
+    """Channels -4..11 -> -2..9."""
+    before, behind = split(x[0]), split(x[2])
+    return (tl.join(before[2], before[3]), x[1], tl.join(behind[0], behind[1]))
 
 
 @triton.jit
@@ -120,7 +134,8 @@ def power(s, beta, ROOTS: tl.constexpr):
         p, inverse = r * tl.sqrt(r), r * r
     else:
         r = tl.rsqrt(s)
-        error = 1 - s * r * r  # NaN where s is 0 or infinite, and r is exact
-        r = tl.where(error == error, r + 0.5 * r * error, r)
-        p, inverse = r * tl.sqrt_rn(r), r * r
+        p, inverse = r * tl.sqrt(r), r * r
+        root = s * p  # s^1/4
+        error = 1 - root * root * (root * p)  # NaN where s is 0 or infinite, and p is exact
+        p = tl.where(error == error, p + 0.25 * p * error, p)
     return p, inverse

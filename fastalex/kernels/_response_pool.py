@@ -21,16 +21,13 @@ Both      An image's places in memory are counted in 32 bits where they fit, fro
 # (to Triton's compiler a number is a constexpr, and tl.static_range is a range)
 
 from fastalex.kernels._octets import (
-    join,
     load_around,
     octet,
     octets_of_program,
-    rectified,
-    spread,
     store_octets,
     widened,
 )
-from fastalex.kernels._response import normalized_backward, power, scales
+from fastalex.kernels._response import power, rectified, response_gradient, sums_of_squares
 from fastalex.kernels._triton import tl, triton
 
 
@@ -92,19 +89,15 @@ def row_maxima(
 def key_of(p, room, law, GROUP: tl.constexpr, RELU: tl.constexpr, ROOTS: tl.constexpr):
     """Normalized octets at p, or their squares with their sign, as integers in their order."""
     alpha_over_size, beta, k = law
-    x = rectified(spread(load_around(p, room, None, 2, GROUP)), RELU)
-    s = scales(x, alpha_over_size, k)
-    values = ()
-    for i in tl.static_range(8):
-        if ROOTS == 1:
-            r = tl.rsqrt(s[i])
-            u = x[i + 2] * r
-            v = tl.abs(u) * (tl.abs(u) if RELU else u) * r
-        else:
-            v = x[i + 2] * power(s[i], beta, ROOTS)[0]
-            v = tl.abs(v) if RELU else v
-        values += (v,)
-    v = join(values)
+    x = rectified(load_around(p, room, None, 2, GROUP), RELU)
+    s = k + alpha_over_size * sums_of_squares(x)
+    if ROOTS == 1:
+        r = tl.rsqrt(s)
+        u = x[1] * r
+        v = tl.abs(u) * (tl.abs(u) if RELU else u) * r
+    else:
+        v = x[1] * power(s, beta, ROOTS)[0]
+        v = tl.abs(v) if RELU else v
     key = v.to(tl.int32, bitcast=True)
     if not RELU:
         key = tl.where(v != v, 0x7FC00000, tl.where(key < 0, key ^ 0x7FFFFFFF, key))
@@ -191,8 +184,8 @@ def response_pool_bwd_kernel(
 def load_window(dy, places, room, live, GROUP: tl.constexpr):
     """dy and places of one window, channels -2..9 of octets; dy is 0 where there is none."""
     return (
-        spread(load_around(dy, room, live, 2, GROUP)),
-        spread(load_around(places, room, live, 2, GROUP, None)),
+        load_around(dy, room, live, 2, GROUP),
+        load_around(places, room, live, 2, GROUP, None),
     )
 
 
@@ -201,17 +194,14 @@ def picked(window, PLACE: tl.constexpr):
     """What the window sends to the pixel at PLACE in it."""
     dy, places = window
     d = ()
-    for c in tl.static_range(len(dy)):
-        d += (tl.where(places[c] == PLACE, widened(dy[c]), 0.0),)
+    for i in tl.static_range(3):
+        d += (tl.where(places[i] == PLACE, widened(dy[i]), 0.0),)
     return d
 
 
 @triton.jit
 def added(a, b):
-    total = ()
-    for c in tl.static_range(len(a)):
-        total += (a[c] + b[c],)
-    return total
+    return (a[0] + b[0], a[1] + b[1], a[2] + b[2])
 
 
 @triton.jit
@@ -221,6 +211,6 @@ def store_gradient(
 ):  # fmt: skip
     """dy: of the normalized pixel AT numbers behind the cell's first."""
     alpha_over_size, beta, k = law
-    around = rectified(spread(load_around(x + AT, room, live, 4, GROUP)), RELU)
-    d = normalized_backward(dy, around, alpha_over_size, beta, k, RELU, ROOTS)
-    store_octets(dx + AT, room, live, join(d), GROUP)
+    around = rectified(load_around(x + AT, room, live, 4, GROUP), RELU)
+    d = response_gradient(dy, around, alpha_over_size, beta, k, RELU, ROOTS)
+    store_octets(dx + AT, room, live, d, GROUP)

@@ -4,6 +4,8 @@
     w2[o, (i, j, c), q, r] = w[o, c, s * q + i, s * r + j]                       zero where outside
 
 The convolution of x2 with w2 at stride 1, without padding, has the sums of x with w at stride s.
+Where s does not divide the kernel, w2 has zeros below and to the right, so that a NaN or infinity
+in x also makes NaN of the outputs whose windows end just before it.
 
 Shapes  x: (B, C, H, W), any strides; x2: (B, s * s * C, H2, W2) channels_last, H2 and W2 just what
         the output needs: AlexNet's (3, 227, 227) under an 11 x 11 kernel of stride 4 becomes

@@ -91,7 +91,7 @@ def covers(input: Tensor, size: int, beta: float) -> bool:
 
 
 def roots(x: Tensor, beta: float) -> int:
-    """How the kernels compute s^-beta: 0 by logarithms, 1 by quick roots, 2 by roots to float32."""
+    """How the kernels compute s^-beta: 0 by logarithms, 1 by quick roots, 2 by refined ones."""
     return 0 if beta != 0.75 else 2 if x.dtype == torch.float32 else 1
 
 

@@ -21,7 +21,7 @@ CASES = {  # x, weight, arguments
     "strided_dilated": ((1, 2, 9, 12), (3, 2, 3, 3), {"stride": (1, 2), "dilation": (3, 2)}),
     "more_padding_than_kernel": ((1, 2, 3, 3), (2, 2, 1, 2), {"padding": (2, 3)}),
     "no_window_reaches_the_rest": ((1, 3, 14, 13), (2, 3, 4, 4), {"stride": 4}),
-    "same": ((1, 4, 5, 4), (3, 4, 3, 3), {"padding": "same"}),
+    "same": ((1, 4, 5, 4), (3, 4, 3, 5), {"padding": "same"}),
     "same_uneven": ((1, 4, 5, 4), (3, 4, 2, 4), {"padding": "same"}),
     "valid": ((1, 4, 5, 4), (3, 4, 3, 3), {"padding": "valid"}),
     "one_tuples": ((1, 4, 5, 6), (3, 4, 3, 3), {"padding": (1,), "stride": [2]}),
