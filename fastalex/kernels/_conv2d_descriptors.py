@@ -35,7 +35,7 @@ def convolve_boxes(
         x, w, w if bias is None else bias, y,
         b, h, width, oh, ow, c, n, groups, *window.kernel, *window.padding,
         bias is not None, relu, transposed, precision, tile.m, tile.n, tile.k, c % tile.k,
-        num_warps=tile.warps(), num_stages=tile.stages(x),
+        num_warps=tile.warps(), num_stages=tile.stages(x, tail=c % tile.k),
     )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def candidates(
         return ("aten",)
     columns, summed = (c, n) if direction == "input gradient" else (n, c)
     sums = 64 if direction == "weight gradient" else taps * summed
-    tiles = tilings(columns, sums, x.dtype, precision(x))
+    tiles = tilings(columns, sums, x, precision(x))
     if unit and window.dilation == (1, 1) and has_descriptors(x, w) and n % 8 == 0 and c % 8 == 0:
         if direction == "weight gradient":
             tiles += weight_box_tilings(x.shape[0], c, n, x.dtype)

@@ -33,13 +33,15 @@ class Tile(NamedTuple):
         """Four where that leaves a thread registers enough for its share of sums and mask."""
         return 8 if masked or self.m * self.n >= 128 * 128 or self.m == 256 else 4
 
-    def stages(self, x: Tensor, masked: int = 0) -> int:
+    def stages(self, x: Tensor, masked: int = 0, tail: int = 0) -> int:
         """Steps in flight: as many as fit, up to three, with which two programs share a Hopper
         multiprocessor, or to four where steps are short or registers leave room for one program.
 
         `masked`: a side of the tile whose operand comes with a mask of its own size, or 0.
+        `tail`: products that a step takes besides, in a second, smaller pair of operands.
         """
-        step = (self.m + self.n + masked) * self.k * x.element_size()
+        products = self.k + tail
+        step = ((self.m + self.n) * products + masked * self.k) * x.element_size()
         most = 4 if self.m * self.n > 128 * 128 or self.k < 64 else 3
         return max(2, min(most, _shared(x) // step))
 
@@ -106,6 +108,13 @@ def has_descriptors(*operands: Tensor) -> bool:
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
+def _products_from_registers(x: Tensor) -> bool:
+    """NVIDIA's matrix units but for those of Hopper and the large Blackwells."""
+    if not x.is_cuda or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(x.device)[0] not in (9, 10)
+
+
 def _multiprocessors(x: Tensor) -> int:
     if not x.is_cuda:
         return INTERPRETERS_MULTIPROCESSORS
@@ -125,13 +134,14 @@ def _cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def tilings(columns: int, sums: int, dtype: torch.dtype, precision: str) -> tuple[str, ...]:
+def tilings(columns: int, sums: int, x: Tensor, precision: str) -> tuple[str, ...]:
     """Tiles worth trying for pixels x `columns`, each a sum of `sums` products; the default first.
 
-    Few: each costs a new user seconds of compilation. Without matrix units wide tiles would spill.
+    Few: each costs a new user seconds of compilation. Without matrix units wide tiles would spill,
+    and where these take their operands from registers, steps of 64 products.
     """
-    k = _power_of_2(sums, 16, 64)
-    if dtype == torch.float32:
+    k = _power_of_2(sums, 16, 32 if _products_from_registers(x) else 64)
+    if x.dtype == torch.float32:
         m = 64 if precision == "ieee" else 128
         return (f"triton {m}x{_power_of_2(columns, 16, m)}x{min(k, 32)}",)
     n = _power_of_2(columns, 16, 128)

@@ -78,7 +78,7 @@ def rectified(around, RELU: tl.constexpr):
 @triton.jit
 def response_gradient(dy, x, alpha_over_size, beta, k, RELU: tl.constexpr, ROOTS: tl.constexpr):
     """dy: channels -2..9 of octets, x: -4..11 -> dx [N, 8], zero where x <= 0 if RELU."""
-    sums = sums_of_squares(x)
+    sums = sums_of_squares_around(x)
     near = nearest(x)
     direct = ()
     through_s = ()
@@ -95,11 +95,20 @@ def response_gradient(dy, x, alpha_over_size, beta, k, RELU: tl.constexpr, ROOTS
 
 @triton.jit
 def sums_of_squares(x):
-    """Channels -2..9 -> [N, 8]; -4..11 -> the sums around channels -2..9."""
-    q = (x[0] * x[0], x[1] * x[1], x[2] * x[2])
-    s = sums_of_five(spread(q))
-    apart = len(s) == 12
-    return (tl.join(s[0], s[1]), join(s, 2), tl.join(s[10], s[11])) if apart else join(s, 0)
+    """Channels -2..9 -> the sums around each of 0..7, [N, 8]."""
+    return join(sums_of_five(spread(squared(x))), 0)
+
+
+@triton.jit
+def sums_of_squares_around(x):
+    """Channels -4..11 -> the sums around each of -2..9."""
+    s = sums_of_five(spread(squared(x)))
+    return (tl.join(s[0], s[1]), join(s, 2), tl.join(s[10], s[11]))
+
+
+@triton.jit
+def squared(x):
+    return (x[0] * x[0], x[1] * x[1], x[2] * x[2])
 
 
 @triton.jit
