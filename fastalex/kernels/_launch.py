@@ -5,15 +5,18 @@ go to Triton, and hands the answer, a word, down to its `torch.library.triton_op
 backward. They ask `choice.choose` which candidate to run and launch it through `wrap_triton`.
 """
 
+import functools
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from fastalex.kernels._triton import AVAILABLE, triton
+
+Op = TypeVar("Op", bound=Callable[..., Any])
 
 MODES = ("auto", "triton", "aten")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -35,7 +38,7 @@ class _State:
 _state = _State()
 
 
-class use:  # noqa: N801 - a function that is also a context manager, like torch.set_grad_enabled
+class use:  # noqa: N801 - used like torch.set_grad_enabled
     """Which implementation the ops use from here on, in the whole process; or in a `with` block.
 
     "auto" (the default): on a GPU, whichever of Triton and cuDNN/ATen was measured to be quicker
@@ -53,18 +56,34 @@ class use:  # noqa: N801 - a function that is also a context manager, like torch
     def __init__(self, mode: str) -> None:
         if mode not in MODES:
             raise ValueError(f"use: `mode` must be one of {', '.join(MODES)}; got {mode!r}")
+        self.mode = mode
         self.before, _state.mode = _state.mode, mode
 
     def __enter__(self) -> None:
-        pass
+        _state.mode = self.mode
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         _state.mode = self.before
+
+    def __repr__(self) -> str:
+        return f"use({self.mode!r})"
+
+
+def public(op: Op) -> Op:
+    """A public op: hands tensors of other people's kinds, and torch.fx's proxies, to their own
+    __torch_function__, as torch's ops do, and names itself in the error for what is no tensor.
+    """
+
+    @functools.wraps(op)
+    def entry(input: Any, *args: Any, **kwargs: Any) -> Any:
+        if has_torch_function_unary(input):
+            return handle_torch_function(entry, (input,), input, *args, **kwargs)
+        if not isinstance(input, Tensor):
+            name = type(input).__name__
+            raise TypeError(f"{op.__name__}: `input` must be a torch.Tensor, got {name}")
+        return op(input, *args, **kwargs)
+
+    return entry  # pyright: ignore[reportReturnType]
 
 
 def may_fuse(input: Tensor) -> bool:
@@ -143,4 +162,6 @@ def channels_last(x: Tensor) -> Tensor:
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The dtype that autocast gives to a convolution's operands here; None outside autocast."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)

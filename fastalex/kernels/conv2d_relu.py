@@ -22,9 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastalex.kernels._conv2d_ops import _conv2d_relu, _conv2d_relu_backward
-from fastalex.kernels._launch import DTYPES, autocast_dtype, route
+from fastalex.kernels._launch import DTYPES, autocast_dtype, public, route
 
 
+@public
 def conv2d_relu(
     input: Tensor,
     weight: Tensor,

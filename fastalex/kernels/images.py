@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastalex.kernels._choice import choose
-from fastalex.kernels._launch import DTYPES, route, wrap_triton
+from fastalex.kernels._launch import DTYPES, public, route, wrap_triton
 from fastalex.kernels._triton import tl, triton
 
 IMAGES, BLOCK = 8, 512
@@ -30,6 +30,7 @@ Operands = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 """input, mean, lighting, corner, flip."""
 
 
+@public
 def images(
     input: Tensor,
     mean: Tensor,

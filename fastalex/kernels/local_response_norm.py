@@ -22,7 +22,7 @@ from fastalex.kernels._aten_response_norm import (
     response_norm_backward,
 )
 from fastalex.kernels._choice import choose
-from fastalex.kernels._launch import route, wrap_triton
+from fastalex.kernels._launch import public, route, wrap_triton
 from fastalex.kernels._response import (
     local_response_norm_bwd_kernel,
     local_response_norm_fwd_kernel,
@@ -32,6 +32,7 @@ from fastalex.kernels._triton import triton
 SIZE, BLOCK = 5, 128
 
 
+@public
 def local_response_norm(
     input: Tensor,
     size: int,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastalex.kernels._choice import choose
-from fastalex.kernels._launch import channels_last, route, wrap_triton
+from fastalex.kernels._launch import channels_last, public, route, wrap_triton
 from fastalex.kernels._response_pool import (
     response_pool_bwd_kernel,
     response_pool_fwd_kernel,
@@ -44,6 +44,7 @@ POOL = [3, 3, 2, 2, 0, 0]
 BLOCK, FORWARD_BLOCK, MOST_ROWS = 128, 32, 8
 
 
+@public
 def local_response_norm_max_pool2d(
     input: Tensor,
     size: int,
@@ -75,22 +76,21 @@ def local_response_norm_max_pool2d(
     if mode == "aten":
         normalized = local_response_norm(input, size, alpha, beta, k, groups=groups, relu=relu)
         return max_pool2d(normalized, kernel_size, stride)
-    if torch.is_grad_enabled() and input.requires_grad:
-        return _ResponsePool.apply(input, alpha, beta, k, groups, relu, mode)
-    return _response_pool(input, alpha, beta, k, groups, relu, False, mode)[0]
+    trained = torch.is_grad_enabled() and input.requires_grad
+    return _ResponsePool.apply(input, alpha, beta, k, groups, relu, trained, mode)
 
 
 class _ResponsePool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, alpha, beta, k, groups, relu, mode):
-        y, places = _response_pool(x, alpha, beta, k, groups, relu, True, mode)
+    def forward(ctx, x, alpha, beta, k, groups, relu, trained, mode):
+        y, places = _response_pool(x, alpha, beta, k, groups, relu, trained, mode)
         ctx.save_for_backward(x, places)
         ctx.settings = alpha, beta, k, groups, relu
         return y
 
     @staticmethod
     def backward(ctx, dy):
-        return _response_pool_backward(dy, *ctx.saved_tensors, *ctx.settings), *[None] * 6
+        return _response_pool_backward(dy, *ctx.saved_tensors, *ctx.settings), *[None] * 7
 
 
 @torch.library.triton_op("fastalex::local_response_norm_max_pool2d", mutates_args={})

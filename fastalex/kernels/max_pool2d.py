@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastalex.kernels._choice import choose
-from fastalex.kernels._launch import channels_last, route, wrap_triton
+from fastalex.kernels._launch import channels_last, public, route, wrap_triton
 from fastalex.kernels._max_pool import max_pool2d_bwd_kernel, max_pool2d_fwd_kernel
 from fastalex.kernels._triton import triton
 
@@ -28,6 +28,7 @@ BLOCK, MOST_PLACES = 128, 25
 """Loops over windows and cells are unrolled: larger ones make programs too long to be quick."""
 
 
+@public
 def max_pool2d(
     input: Tensor,
     kernel_size: int | tuple[int, int],
@@ -85,15 +86,14 @@ def covered(input: Tensor, pool: tuple[Pair, Pair, Pair] | None) -> bool:
 
 def _max_pool2d(x: Tensor, pool: tuple[Pair, Pair, Pair], relu: bool, mode: str) -> Tensor:
     sizes = [n for pair in pool for n in pair]
-    if torch.is_grad_enabled() and x.requires_grad:
-        return _MaxPool.apply(x, sizes, relu, mode)
-    return _max_pool2d_op(x, sizes, relu, False, mode)[0]
+    trained = torch.is_grad_enabled() and x.requires_grad
+    return _MaxPool.apply(x, sizes, relu, trained, mode)  # untrained, too: it refuses a forward AD
 
 
 class _MaxPool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, sizes, relu, mode):
-        y, places = _max_pool2d_op(x, sizes, relu, True, mode)
+    def forward(ctx, x, sizes, relu, trained, mode):
+        y, places = _max_pool2d_op(x, sizes, relu, trained, mode)
         by_aten = places.dtype == torch.int64
         ctx.save_for_backward(places, y if by_aten and relu else None)
         ctx.settings = list(x.shape), is_channels_last(x), sizes
@@ -101,7 +101,7 @@ class _MaxPool(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        return _max_pool2d_backward_op(dy, *ctx.saved_tensors, *ctx.settings), None, None, None
+        return _max_pool2d_backward_op(dy, *ctx.saved_tensors, *ctx.settings), *[None] * 4
 
 
 @torch.library.triton_op("fastalex::max_pool2d", mutates_args={})

@@ -20,12 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastalex.kernels._launch import route, wrap_triton
+from fastalex.kernels._launch import public, route, wrap_triton
 from fastalex.kernels._triton import tl, triton
 
 ROUNDS, WORDS, BLOCK = 7, 4, 1024
 
 
+@public
 def relu_dropout(
     input: Tensor, p: float = 0.5, training: bool = True, *, inverted: bool = True
 ) -> Tensor:

@@ -52,6 +52,7 @@ def momentum_sgd_(
         weight_decay: L2 coefficient; scaled by `lr`.
         copies: where to put the new weights in another dtype; one for each weight, or none at all.
     Raises:
+        TypeError: something in a list is no tensor, such as the gradient of a frozen parameter.
         ValueError: the lists differ in length, or the tensors of a parameter in shape or device.
     """
     lists = [list(weights), list(velocities), list(grads), list(copies)]

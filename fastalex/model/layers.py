@@ -33,7 +33,8 @@ class WholeWindowConv2d(nn.Conv2d):
         """What the windows of an unpadded convolution then cover exactly."""
         bottom = (self.kernel_size[0] - input.shape[-2]) % self.stride[0]
         right = (self.kernel_size[1] - input.shape[-1]) % self.stride[1]
-        return F.pad(input, (0, right, 0, bottom)) if bottom or right else input
+        fits = isinstance(bottom, int) and not bottom and not right  # a tracer's sizes may not
+        return input if fits else F.pad(input, (0, right, 0, bottom))
 
 
 class LocalResponseNorm(nn.LocalResponseNorm):
@@ -87,12 +88,19 @@ class SpatialResponseNorm(nn.Module):
         self.size, self.alpha, self.beta = size, alpha, beta
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        wide = input if input.dtype == torch.float64 else input.float()
-        nearby = F.avg_pool2d(wide * wide, self.size, stride=1, padding=self.size // 2)
-        return (wide * (1 + self.alpha * nearby).pow(-self.beta)).to(input.dtype)
+        return _spatial_response_norm(input, self.size, self.alpha, self.beta)
 
     def extra_repr(self) -> str:
         return f"{self.size}, alpha={self.alpha}, beta={self.beta}"
+
+
+@torch.fx.wrap  # torch.fx sees one function
+def _spatial_response_norm(
+    input: torch.Tensor, size: int, alpha: float, beta: float
+) -> torch.Tensor:
+    wide = input if input.dtype == torch.float64 else input.float()
+    nearby = F.avg_pool2d(wide * wide, size, stride=1, padding=size // 2)
+    return (wide * (1 + alpha * nearby).pow(-beta)).to(input.dtype)
 
 
 class UnscaledDropout(nn.Dropout):

@@ -96,3 +96,65 @@ def test_the_interpreter_refuses_to_be_compiled():
     compiled(torch.ones(1, 8, 5, 5))  # another mode is traced anew
     with kernels.use("triton"), pytest.raises(Exception, match="cannot trace Triton's interpreter"):
         compiled(torch.ones(1, 8, 5, 5))
+
+
+OPS = {
+    "conv2d_relu": lambda x: kernels.conv2d_relu(x, torch.ones(2, 8, 1, 1)),
+    "local_response_norm": lambda x: kernels.local_response_norm(x, 5),
+    "max_pool2d": lambda x: kernels.max_pool2d(x, 2),
+    "local_response_norm_max_pool2d": lambda x: kernels.local_response_norm_max_pool2d(
+        x, 5, 1e-4, 0.75, 1.0, 3, 2
+    ),
+    "relu_dropout": lambda x: kernels.relu_dropout(x, 0.5),
+    "images": lambda x: kernels.images(x, torch.ones(3)),
+}
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_what_is_no_tensor_is_named(op):
+    with pytest.raises(TypeError, match=rf"^{op}: `input` must be a torch.Tensor, got list$"):
+        OPS[op]([1.0])
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_somebodys_own_kind_of_tensor_is_asked_first(op):
+    class Own(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            return func
+
+    assert OPS[op](torch.ones(1, 8, 3, 3).as_subclass(Own)) is getattr(kernels, op)
+
+
+@pytest.mark.skipif(not _launch.INTERPRETED, reason="the interpreter stands for the GPU")
+@pytest.mark.parametrize("op", ["max_pool2d", "local_response_norm_max_pool2d"])
+def test_transforms_are_atens_and_forward_mode_is_no_wrong_number(op):
+    x = torch.rand(1, 8, 3, 3)
+    with kernels.use("triton"):
+        value, tangent = torch.func.jvp(
+            lambda x: kernels.max_pool2d(x, 2), (x,), (torch.ones(1, 8, 3, 3),)
+        )
+        assert (tangent == 1).all()
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+            with pytest.raises(RuntimeError, match="jvp"):
+                OPS[op](dual)
+
+
+@pytest.mark.skipif(not _launch.INTERPRETED, reason="the interpreter stands for the GPU")
+@pytest.mark.parametrize("op", [name for name in OPS if name != "images"])
+def test_second_derivatives_are_refused(op):
+    x = torch.rand(1, 8, 3, 3, requires_grad=True)
+    with kernels.use("triton"):
+        (dx,) = torch.autograd.grad(OPS[op](x).square().sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="no autograd formula was registered"):
+            dx.square().sum().backward()
+
+
+def test_use_again():
+    mode = kernels.use("aten")
+    kernels.use("auto")
+    with mode:
+        assert _launch.route("op", GPU, covered=True) == "aten"
+    assert _launch.route("op", GPU, covered=True) == "auto"
+    assert repr(mode) == "use('aten')"

@@ -345,3 +345,19 @@ def test_compiles_whole(network):
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     for got, wanted in zip(gradients(compiled, x), expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", fastalex.model.VARIANTS)
+def test_fx_traces_every_variant(variant):
+    """As torchvision's create_feature_extractor does."""
+    model = fastalex.AlexNet(4, variant=variant, width=0.02).eval()
+    traced = torch.fx.symbolic_trace(model)
+    x = torch.randn(2, 3, 99, 99)
+    torch.testing.assert_close(traced(x), model(x))
+
+
+@pytest.mark.parametrize("variant", ["paper", "original", "torchvision"])
+def test_shapes_on_the_meta_device(variant):
+    with torch.device("meta"):
+        model = fastalex.AlexNet(4, variant=variant, width=0.02)
+        assert model(torch.empty(2, 3, 99, 99)).shape == (2, 4)
