@@ -57,7 +57,7 @@ def images(
         space_to_depth: s of the formula.
     Returns: (B, 3 * s * s, ceil(H / s), ceil(W / s)), channels_last.
     Raises:
-        TypeError: `input` is not uint8, or `dtype` is not of floating point.
+        TypeError: `input` is not uint8, `corner` not integers, or `dtype` not of floating point.
         ValueError: shapes or devices that do not fit; `std` or `space_to_depth` not above zero.
     """
     _check(input, mean, lighting, corner, flip, std, dtype, space_to_depth)
@@ -98,6 +98,8 @@ def _check(
     ):  # fmt: skip
         if x is not None and x.shape != shape:
             raise ValueError(f"images: `{name}` must be of shape {shape}, got {tuple(x.shape)}")
+    if corner is not None and corner.is_floating_point():
+        raise TypeError(f"images: `corner` must be integers, got {corner.dtype}")
     devices = {str(x.device) for x in (input, mean, lighting, corner, flip) if x is not None}
     if len(devices) > 1:
         raise ValueError(f"images: all tensors must be on one device, got {sorted(devices)}")

@@ -126,12 +126,13 @@ def test_somebodys_own_kind_of_tensor_is_asked_first(op):
     assert OPS[op](torch.ones(1, 8, 3, 3).as_subclass(Own)) is getattr(kernels, op)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.skipif(not _launch.INTERPRETED, reason="the interpreter stands for the GPU")
 @pytest.mark.parametrize("op", ["max_pool2d", "local_response_norm_max_pool2d"])
 def test_transforms_are_atens_and_forward_mode_is_no_wrong_number(op):
     x = torch.rand(1, 8, 3, 3)
     with kernels.use("triton"):
-        value, tangent = torch.func.jvp(
+        _, tangent = torch.func.jvp(
             lambda x: kernels.max_pool2d(x, 2), (x,), (torch.ones(1, 8, 3, 3),)
         )
         assert (tangent == 1).all()
