@@ -99,6 +99,7 @@ def _space_to_depth_kernel(
     w2, i, j, c = e // CHANNELS, e % CHANNELS // (S * C), e // C % S, e % C
     h, w = h2 * S + i - TOP, w2 * S + j - LEFT
     inside = (w2 < W2) & (h >= 0) & (h < H) & (w >= 0) & (w < W)
-    at = b * stride_b + c * stride_c + h * stride_h + w * stride_w
+    at = b * stride_b + c.to(tl.int64) * stride_c + h.to(tl.int64) * stride_h
+    at += w.to(tl.int64) * stride_w
     x = tl.load(x_ptr + at, mask=inside, other=0.0)
     tl.store(x2_ptr + row * W2 * CHANNELS + e, x, mask=w2 < W2)

@@ -109,6 +109,24 @@ class _ResponseNorm(torch.autograd.Function):
         return _local_response_norm_backward(dy, x, *ctx.arguments), *[None] * 6
 
 
+def _launch_forward(
+    x: Tensor, y: Tensor, alpha: float, beta: float, k: float, groups: int, relu: bool
+) -> None:
+    group, octets = _counts(x, groups)
+    wrap_triton(local_response_norm_fwd_kernel)[(triton.cdiv(octets, BLOCK),)](
+        x, y, alpha / SIZE, beta, k, octets, group, groups, relu, roots(x, beta), BLOCK
+    )
+
+
+def _launch_backward(
+    dy: Tensor, x: Tensor, dx: Tensor, alpha: float, beta: float, k: float, groups: int, relu: bool
+) -> None:
+    group, octets = _counts(x, groups)
+    wrap_triton(local_response_norm_bwd_kernel)[(triton.cdiv(octets, BLOCK),)](
+        dy, x, dx, alpha / SIZE, beta, k, octets, group, groups, relu, roots(x, beta), BLOCK
+    )
+
+
 @torch.library.triton_op("fastalex::local_response_norm", mutates_args={})
 def _local_response_norm(
     x: Tensor, alpha: float, beta: float, k: float, groups: int, relu: bool, mode: str
@@ -169,24 +187,6 @@ def _rows(x: Tensor) -> Tensor:
 def _laid_out_as(x: Tensor, rows: Tensor) -> Tensor:
     y = rows.movedim(-1, 1)
     return y if x.movedim(1, -1).is_contiguous() else y.contiguous()
-
-
-def _launch_forward(
-    x: Tensor, y: Tensor, alpha: float, beta: float, k: float, groups: int, relu: bool
-) -> None:
-    group, octets = _counts(x, groups)
-    wrap_triton(local_response_norm_fwd_kernel)[(triton.cdiv(octets, BLOCK),)](
-        x, y, alpha / SIZE, beta, k, octets, group, groups, relu, roots(x, beta), BLOCK
-    )
-
-
-def _launch_backward(
-    dy: Tensor, x: Tensor, dx: Tensor, alpha: float, beta: float, k: float, groups: int, relu: bool
-) -> None:
-    group, octets = _counts(x, groups)
-    wrap_triton(local_response_norm_bwd_kernel)[(triton.cdiv(octets, BLOCK),)](
-        dy, x, dx, alpha / SIZE, beta, k, octets, group, groups, relu, roots(x, beta), BLOCK
-    )
 
 
 def _counts(rows: Tensor, groups: int) -> tuple[int, int]:

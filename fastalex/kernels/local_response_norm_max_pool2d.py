@@ -93,6 +93,31 @@ class _ResponsePool(torch.autograd.Function):
         return _response_pool_backward(dy, *ctx.saved_tensors, *ctx.settings), *[None] * 7
 
 
+def _launch_forward(
+    x: Tensor, y: Tensor, places: Tensor, alpha: float, beta: float, k: float, groups: int,
+    relu: bool,
+) -> None:  # fmt: skip
+    (b, c, h, w), (oh, ow) = x.shape, y.shape[2:]
+    rows = triton.cdiv(oh, triton.cdiv(oh, MOST_ROWS))
+    octets = groups * triton.cdiv(c // groups, 8) * triton.cdiv(oh, rows) * triton.cdiv(ow, 2)
+    wrap_triton(response_pool_fwd_kernel)[(b * triton.cdiv(octets, FORWARD_BLOCK),)](
+        x, y, places, alpha / SIZE, beta, k, h, w, c // groups, groups, rows, octets,
+        relu, roots(x, beta), places.numel() > 0, FORWARD_BLOCK, num_warps=1,
+    )  # fmt: skip
+
+
+def _launch_backward(
+    dy: Tensor, x: Tensor, places: Tensor, dx: Tensor, alpha: float, beta: float, k: float,
+    groups: int, relu: bool,
+) -> None:  # fmt: skip
+    b, c, h, w = x.shape
+    octets = groups * triton.cdiv(c // groups, 8) * triton.cdiv(h, 2) * triton.cdiv(w, 2)
+    wrap_triton(response_pool_bwd_kernel)[(b * triton.cdiv(octets, BLOCK),)](
+        dy, x, places, dx, alpha / SIZE, beta, k, h, w, c // groups, groups, octets,
+        relu, roots(x, beta), BLOCK,
+    )  # fmt: skip
+
+
 @torch.library.triton_op("fastalex::local_response_norm_max_pool2d", mutates_args={})
 def _response_pool(
     x: Tensor,
@@ -136,28 +161,3 @@ def _response_pool_backward(
     dx = torch.empty_like(x_last)
     _launch_backward(channels_last(dy), x_last, places, dx, *settings)
     return in_layout(dx, is_channels_last(x))
-
-
-def _launch_forward(
-    x: Tensor, y: Tensor, places: Tensor, alpha: float, beta: float, k: float, groups: int,
-    relu: bool,
-) -> None:  # fmt: skip
-    (b, c, h, w), (oh, ow) = x.shape, y.shape[2:]
-    rows = triton.cdiv(oh, triton.cdiv(oh, MOST_ROWS))
-    octets = groups * triton.cdiv(c // groups, 8) * triton.cdiv(oh, rows) * triton.cdiv(ow, 2)
-    wrap_triton(response_pool_fwd_kernel)[(b * triton.cdiv(octets, FORWARD_BLOCK),)](
-        x, y, places, alpha / SIZE, beta, k, h, w, c // groups, groups, rows, octets,
-        relu, roots(x, beta), places.numel() > 0, FORWARD_BLOCK, num_warps=1,
-    )  # fmt: skip
-
-
-def _launch_backward(
-    dy: Tensor, x: Tensor, places: Tensor, dx: Tensor, alpha: float, beta: float, k: float,
-    groups: int, relu: bool,
-) -> None:  # fmt: skip
-    b, c, h, w = x.shape
-    octets = groups * triton.cdiv(c // groups, 8) * triton.cdiv(h, 2) * triton.cdiv(w, 2)
-    wrap_triton(response_pool_bwd_kernel)[(b * triton.cdiv(octets, BLOCK),)](
-        dy, x, places, dx, alpha / SIZE, beta, k, h, w, c // groups, groups, octets,
-        relu, roots(x, beta), BLOCK,
-    )  # fmt: skip

@@ -104,6 +104,26 @@ class _MaxPool(torch.autograd.Function):
         return _max_pool2d_backward_op(dy, *ctx.saved_tensors, *ctx.settings), *[None] * 4
 
 
+def _launch_forward(x: Tensor, y: Tensor, places: Tensor, sizes: list[int], relu: bool) -> None:
+    (b, c, h, w), (oh, ow) = x.shape, y.shape[2:]
+    octets = triton.cdiv(c, 8) * oh * ow
+    wrap_triton(max_pool2d_fwd_kernel)[(b * triton.cdiv(octets, BLOCK),)](
+        x, y, places, h, w, oh, ow, c, *sizes, octets, relu, places.numel() > 0, BLOCK
+    )
+
+
+def _launch_backward(dy: Tensor, places: Tensor, dx: Tensor, sizes: list[int]) -> None:
+    (b, c, h, w), (oh, ow) = dx.shape, dy.shape[2:]
+    octets = (
+        triton.cdiv(c, 8)
+        * triton.cdiv(h + sizes[4], sizes[2])
+        * triton.cdiv(w + sizes[5], sizes[3])
+    )
+    wrap_triton(max_pool2d_bwd_kernel)[(b * triton.cdiv(octets, BLOCK),)](
+        dy, places, dx, h, w, oh, ow, c, *sizes, octets, BLOCK
+    )
+
+
 @torch.library.triton_op("fastalex::max_pool2d", mutates_args={})
 def _max_pool2d_op(
     x: Tensor, sizes: list[int], relu: bool, trained: bool, mode: str
@@ -176,24 +196,4 @@ def aten_max_pool2d_backward(dy: Tensor, x: Tensor, sizes: list[int], places: Te
     """x: for its shape and layout."""
     return torch.ops.aten.max_pool2d_with_indices_backward(
         dy, x, sizes[:2], sizes[2:4], sizes[4:], [1, 1], False, places
-    )
-
-
-def _launch_forward(x: Tensor, y: Tensor, places: Tensor, sizes: list[int], relu: bool) -> None:
-    (b, c, h, w), (oh, ow) = x.shape, y.shape[2:]
-    octets = triton.cdiv(c, 8) * oh * ow
-    wrap_triton(max_pool2d_fwd_kernel)[(b * triton.cdiv(octets, BLOCK),)](
-        x, y, places, h, w, oh, ow, c, *sizes, octets, relu, places.numel() > 0, BLOCK
-    )
-
-
-def _launch_backward(dy: Tensor, places: Tensor, dx: Tensor, sizes: list[int]) -> None:
-    (b, c, h, w), (oh, ow) = dx.shape, dy.shape[2:]
-    octets = (
-        triton.cdiv(c, 8)
-        * triton.cdiv(h + sizes[4], sizes[2])
-        * triton.cdiv(w + sizes[5], sizes[3])
-    )
-    wrap_triton(max_pool2d_bwd_kernel)[(b * triton.cdiv(octets, BLOCK),)](
-        dy, places, dx, h, w, oh, ow, c, *sizes, octets, BLOCK
     )

@@ -75,6 +75,70 @@ class _ReluDropout(torch.autograd.Function):
         return _relu_dropout_backward(dy, *ctx.saved_tensors, *ctx.arguments), *[None] * 4
 
 
+@triton.jit
+def _relu_dropout_fwd_kernel(
+    x_ptr, seed_ptr, y_ptr, n, scale,
+    THRESHOLD: tl.constexpr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    at, r0, r1, r2, r3 = _words(tl.load(seed_ptr), ROUNDS, BLOCK)
+    _forward(x_ptr, y_ptr, at, r0 < THRESHOLD, n, scale)
+    _forward(x_ptr, y_ptr, at + BLOCK, r1 < THRESHOLD, n, scale)
+    _forward(x_ptr, y_ptr, at + 2 * BLOCK, r2 < THRESHOLD, n, scale)
+    _forward(x_ptr, y_ptr, at + 3 * BLOCK, r3 < THRESHOLD, n, scale)
+
+
+@triton.jit
+def _relu_dropout_bwd_kernel(
+    dy_ptr, y_ptr, seed_ptr, dx_ptr, n, scale,
+    THRESHOLD: tl.constexpr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    at, r0, r1, r2, r3 = _words(tl.load(seed_ptr), ROUNDS, BLOCK)
+    _backward(dy_ptr, y_ptr, dx_ptr, at, r0 < THRESHOLD, n, scale)
+    _backward(dy_ptr, y_ptr, dx_ptr, at + BLOCK, r1 < THRESHOLD, n, scale)
+    _backward(dy_ptr, y_ptr, dx_ptr, at + 2 * BLOCK, r2 < THRESHOLD, n, scale)
+    _backward(dy_ptr, y_ptr, dx_ptr, at + 3 * BLOCK, r3 < THRESHOLD, n, scale)
+
+
+@triton.jit
+def _words(seed, ROUNDS: tl.constexpr, BLOCK: tl.constexpr):
+    """Places of the first of this program's four runs, and each run's words: [BLOCK] all."""
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    i = tl.arange(0, BLOCK)
+    r0, r1, r2, r3 = tl.randint4x(seed, first + i, ROUNDS)
+    return 4 * first + i, r0, r1, r2, r3
+
+
+@triton.jit
+def _forward(x_ptr, y_ptr, at, dropped, n, scale):
+    x = tl.load(x_ptr + at, mask=at < n).to(tl.float32)  # [BLOCK]
+    y = tl.where(x <= 0, 0.0, x) * tl.where(dropped, 0.0, scale)
+    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=at < n)
+
+
+@triton.jit
+def _backward(dy_ptr, y_ptr, dx_ptr, at, dropped, n, scale):
+    dy = tl.load(dy_ptr + at, mask=at < n).to(tl.float32)  # [BLOCK]
+    y = tl.load(y_ptr + at, mask=at < n)
+    dx = tl.where(dropped | (y <= 0), 0.0, dy * scale)
+    tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=at < n)
+
+
+def _launch_forward(x: Tensor, seed: Tensor, y: Tensor, p: float, inverted: bool) -> None:
+    n = x.numel()
+    wrap_triton(_relu_dropout_fwd_kernel)[(triton.cdiv(n, WORDS * BLOCK),)](
+        x, seed, y, n, _scale(p, inverted), _threshold(p), ROUNDS, BLOCK
+    )
+
+
+def _launch_backward(
+    dy: Tensor, y: Tensor, seed: Tensor, dx: Tensor, p: float, inverted: bool
+) -> None:
+    n = y.numel()
+    wrap_triton(_relu_dropout_bwd_kernel)[(triton.cdiv(n, WORDS * BLOCK),)](
+        dy, y, seed, dx, n, _scale(p, inverted), _threshold(p), ROUNDS, BLOCK
+    )
+
+
 @torch.library.triton_op("fastalex::relu_dropout", mutates_args={})
 def _relu_dropout(x: Tensor, seed: Tensor, p: float, inverted: bool, mode: str) -> Tensor:
     y = torch.empty_like(x)
@@ -141,67 +205,3 @@ def _product(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
     lower = a * (b & 0xFFFF)
     upper = a * (b >> 16) + (lower >> 16)
     return upper >> 16, (upper & 0xFFFF) << 16 | lower & 0xFFFF
-
-
-def _launch_forward(x: Tensor, seed: Tensor, y: Tensor, p: float, inverted: bool) -> None:
-    n = x.numel()
-    wrap_triton(_relu_dropout_fwd_kernel)[(triton.cdiv(n, WORDS * BLOCK),)](
-        x, seed, y, n, _scale(p, inverted), _threshold(p), ROUNDS, BLOCK
-    )
-
-
-def _launch_backward(
-    dy: Tensor, y: Tensor, seed: Tensor, dx: Tensor, p: float, inverted: bool
-) -> None:
-    n = y.numel()
-    wrap_triton(_relu_dropout_bwd_kernel)[(triton.cdiv(n, WORDS * BLOCK),)](
-        dy, y, seed, dx, n, _scale(p, inverted), _threshold(p), ROUNDS, BLOCK
-    )
-
-
-@triton.jit
-def _relu_dropout_fwd_kernel(
-    x_ptr, seed_ptr, y_ptr, n, scale,
-    THRESHOLD: tl.constexpr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    at, r0, r1, r2, r3 = _words(tl.load(seed_ptr), ROUNDS, BLOCK)
-    _forward(x_ptr, y_ptr, at, r0 < THRESHOLD, n, scale)
-    _forward(x_ptr, y_ptr, at + BLOCK, r1 < THRESHOLD, n, scale)
-    _forward(x_ptr, y_ptr, at + 2 * BLOCK, r2 < THRESHOLD, n, scale)
-    _forward(x_ptr, y_ptr, at + 3 * BLOCK, r3 < THRESHOLD, n, scale)
-
-
-@triton.jit
-def _relu_dropout_bwd_kernel(
-    dy_ptr, y_ptr, seed_ptr, dx_ptr, n, scale,
-    THRESHOLD: tl.constexpr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    at, r0, r1, r2, r3 = _words(tl.load(seed_ptr), ROUNDS, BLOCK)
-    _backward(dy_ptr, y_ptr, dx_ptr, at, r0 < THRESHOLD, n, scale)
-    _backward(dy_ptr, y_ptr, dx_ptr, at + BLOCK, r1 < THRESHOLD, n, scale)
-    _backward(dy_ptr, y_ptr, dx_ptr, at + 2 * BLOCK, r2 < THRESHOLD, n, scale)
-    _backward(dy_ptr, y_ptr, dx_ptr, at + 3 * BLOCK, r3 < THRESHOLD, n, scale)
-
-
-@triton.jit
-def _words(seed, ROUNDS: tl.constexpr, BLOCK: tl.constexpr):
-    """Places of the first of this program's four runs, and each run's words: [BLOCK] all."""
-    first = tl.program_id(0).to(tl.int64) * BLOCK
-    i = tl.arange(0, BLOCK)
-    r0, r1, r2, r3 = tl.randint4x(seed, first + i, ROUNDS)
-    return 4 * first + i, r0, r1, r2, r3
-
-
-@triton.jit
-def _forward(x_ptr, y_ptr, at, dropped, n, scale):
-    x = tl.load(x_ptr + at, mask=at < n).to(tl.float32)  # [BLOCK]
-    y = tl.where(x <= 0, 0.0, x) * tl.where(dropped, 0.0, scale)
-    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=at < n)
-
-
-@triton.jit
-def _backward(dy_ptr, y_ptr, dx_ptr, at, dropped, n, scale):
-    dy = tl.load(dy_ptr + at, mask=at < n).to(tl.float32)  # [BLOCK]
-    y = tl.load(y_ptr + at, mask=at < n)
-    dx = tl.where(dropped | (y <= 0), 0.0, dy * scale)
-    tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=at < n)

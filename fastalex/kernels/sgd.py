@@ -93,6 +93,44 @@ def _take(lists: list[list[Tensor]], which: list[int]) -> list[list[Tensor]]:
     return [[each[i] for i in which] if each else [] for each in lists]
 
 
+@triton.jit
+def _momentum_sgd_kernel(
+    w_ptr, v_ptr, g_ptr, c_ptr, lr_ptr, momentum, weight_decay, n,
+    HAS_DECAY: tl.constexpr, HAS_COPY: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
+    inside = at < n
+    w = tl.load(w_ptr + at, mask=inside)
+    v = tl.load(v_ptr + at, mask=inside)
+    g = tl.load(g_ptr + at, mask=inside).to(tl.float32)
+    lr = tl.load(lr_ptr).to(tl.float32)
+    if HAS_DECAY:  # 0 * infinity would be NaN
+        g += weight_decay * w
+    v = momentum * v - lr * g
+    w += v
+    tl.store(v_ptr + at, v, mask=inside)
+    tl.store(w_ptr + at, w, mask=inside)
+    if HAS_COPY:
+        tl.store(c_ptr + at, w.to(c_ptr.dtype.element_ty), mask=inside)
+
+
+def _launch(
+    w: Tensor,
+    v: Tensor,
+    g: Tensor,
+    copy: list[Tensor],
+    lr: Tensor,
+    momentum: float,
+    weight_decay: float,
+) -> None:
+    n = w.numel()
+    c = copy[0] if copy else g  # where there is none, something that nobody writes
+    wrap_triton(_momentum_sgd_kernel)[(triton.cdiv(n, BLOCK),)](
+        w, v, g, c, lr, momentum, weight_decay, n,
+        HAS_DECAY=weight_decay != 0, HAS_COPY=len(copy) > 0, BLOCK=BLOCK,
+    )  # fmt: skip
+
+
 @torch.library.triton_op(
     "fastalex::momentum_sgd_", mutates_args={"weights", "velocities", "copies"}
 )
@@ -173,41 +211,3 @@ def _share_a_dense_layout(*tensors: Tensor) -> bool:
 def _steps(x: Tensor) -> list[tuple[int, int]]:
     """(stride, size) of the dimensions in which there is a step to take."""
     return [(step, size) for step, size in zip(x.stride(), x.shape, strict=True) if size != 1]
-
-
-def _launch(
-    w: Tensor,
-    v: Tensor,
-    g: Tensor,
-    copy: list[Tensor],
-    lr: Tensor,
-    momentum: float,
-    weight_decay: float,
-) -> None:
-    n = w.numel()
-    c = copy[0] if copy else g  # where there is none, something that nobody writes
-    wrap_triton(_momentum_sgd_kernel)[(triton.cdiv(n, BLOCK),)](
-        w, v, g, c, lr, momentum, weight_decay, n,
-        HAS_DECAY=weight_decay != 0, HAS_COPY=len(copy) > 0, BLOCK=BLOCK,
-    )  # fmt: skip
-
-
-@triton.jit
-def _momentum_sgd_kernel(
-    w_ptr, v_ptr, g_ptr, c_ptr, lr_ptr, momentum, weight_decay, n,
-    HAS_DECAY: tl.constexpr, HAS_COPY: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
-    inside = at < n
-    w = tl.load(w_ptr + at, mask=inside)
-    v = tl.load(v_ptr + at, mask=inside)
-    g = tl.load(g_ptr + at, mask=inside).to(tl.float32)
-    lr = tl.load(lr_ptr).to(tl.float32)
-    if HAS_DECAY:  # 0 * infinity would be NaN
-        g += weight_decay * w
-    v = momentum * v - lr * g
-    w += v
-    tl.store(v_ptr + at, v, mask=inside)
-    tl.store(w_ptr + at, w, mask=inside)
-    if HAS_COPY:
-        tl.store(c_ptr + at, w.to(c_ptr.dtype.element_ty), mask=inside)
