@@ -27,7 +27,9 @@ _log = logging.getLogger(__name__)
 _lock = threading.RLock()
 _here = threading.local()
 """`.timing` in the thread of the trials: an op inside a trial does not time in its turn."""
-_made: "dict[tuple[str, str], Choice]" = {}
+_made: "dict[tuple[str, str, str, str], Choice]" = {}
+_winners: dict[tuple[Any, ...], str] = {}
+"""The answers given, by what `choose` was asked: what a call costs once its case is known."""
 
 
 @dataclass(frozen=True)
@@ -128,46 +130,63 @@ def choose(
     if device.type != "cuda" or not torch.cuda.is_available() or hasattr(_here, "timing"):
         return "aten"
     sizes = [None if x is None else _sizes(x) for x in operands]
-    case = _case(operands, sizes, settings)
+    call = (
+        op,
+        direction,
+        device,
+        candidates,
+        settings,
+        *zip(map(_dtype, operands), sizes, strict=True),
+    )
+    winner = _winners.get(call)
+    if winner is not None:
+        return winner
+    what = op, direction, _case(operands, sizes, settings)
     with _lock:
-        known = _made.get((str(device), f"{op}|{direction}|{case}"))
-        if known is not None and known.times.keys() >= set(candidates):
-            return known.winner
-        if torch.cuda.is_current_stream_capturing() or None in _flat(sizes):
-            return "aten"
-        with ThreadPoolExecutor(1) as alone:
-            return alone.submit(
-                _decide, device, op, direction, case, candidates, trial, operands, sizes
-            ).result()
+        name = torch.cuda.get_device_name(device)
+        times = _known_times(name, what, candidates)
+        if times is None:
+            if torch.cuda.is_current_stream_capturing() or None in _flat(sizes):
+                return "aten"
+            with ThreadPoolExecutor(1) as alone:
+                times = alone.submit(
+                    _measure, device, what, candidates, trial, operands, sizes
+                ).result()
+        choice = Choice(name, *what, {c: times[c] for c in candidates})
+        _made[(name, *what)], _winners[call] = choice, choice.winner
+        return choice.winner
 
 
-def _decide(
+def _known_times(
+    device: str, what: tuple[str, str, str], candidates: tuple[str, ...]
+) -> _choice_file.Times | None:
+    """Of all `candidates`, from this process or an earlier one."""
+    made = _made.get((device, *what))
+    for times in (made and made.times, _choice_file.recall(device, "|".join(what))):
+        if times is not None and times.keys() >= set(candidates):
+            return times
+    return None
+
+
+def _measure(
     device: torch.device,
-    op: str,
-    direction: str,
-    case: str,
+    what: tuple[str, str, str],
     candidates: tuple[str, ...],
     trial: Callable[..., object],
     operands: tuple[Tensor | None, ...],
     sizes: list[Any],
-) -> str:
-    """Remembered times, else fresh ones; where memory does not suffice, torch's for this once."""
+) -> _choice_file.Times:
+    """Fresh times, kept in the file; where memory does not suffice, torch's for this process."""
     _here.timing = True
-    name = torch.cuda.get_device_name(device)
-    key = f"{op}|{direction}|{case}"
-    times = _choice_file.recall(name, key)
-    if times is None or not times.keys() >= set(candidates):
-        try:
-            with torch.cuda.device(device):
-                own = [_like(x, size) for x, size in zip(operands, sizes, strict=True)]
-                times = {c: _milliseconds(op, c, trial, own) for c in candidates}
-        except torch.cuda.OutOfMemoryError:
-            _log.warning("%s (%s): no memory to time %s; torch's op is used", op, direction, case)
-            return "aten"
-        _choice_file.remember(name, key, times)
-    choice = Choice(name, op, direction, case, times)
-    _made[(str(device), key)] = choice
-    return choice.winner
+    try:
+        with torch.cuda.device(device):
+            own = [_like(x, size) for x, size in zip(operands, sizes, strict=True)]
+            times = {c: _milliseconds(what[0], c, trial, own) for c in candidates}
+    except torch.cuda.OutOfMemoryError:
+        _log.warning("%s (%s): no memory to time %s; torch's op is used", *what)
+        return {c: 0.0 if c == "aten" else None for c in candidates}
+    _choice_file.remember(torch.cuda.get_device_name(device), "|".join(what), times)
+    return times
 
 
 def _milliseconds(
@@ -193,7 +212,13 @@ def _like(x: Tensor | None, size: Any) -> Tensor | None:
     if x is None:
         return None
     own = torch.empty_strided(*size, dtype=x.dtype, device=x.device)
-    return own.normal_() if x.is_floating_point() else own.zero_()
+    memory = own.as_strided((own.untyped_storage().nbytes() // own.element_size(),), (1,), 0)
+    _ = memory.normal_() if x.is_floating_point() else memory.zero_()  # strides may overlap
+    return own
+
+
+def _dtype(x: Tensor | None) -> torch.dtype | None:
+    return None if x is None else x.dtype
 
 
 def _sizes(x: Tensor) -> tuple[tuple[int | None, ...], tuple[int | None, ...]]:

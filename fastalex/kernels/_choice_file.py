@@ -33,16 +33,16 @@ def recall(device: str, key: str) -> Times | None:
 
 def remember(device: str, key: str, times: Times) -> None:
     """Keeps `times`; where the cache cannot be written, warns and goes on without."""
-    import fcntl  # here, since not every system has it, nor a GPU to time
-
     path = _path(device)
     try:
+        import fcntl  # not every system has it
+
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             _read[path] = {**_load(path), key: times}
             files.write(path, json.dumps(_read[path], indent=1, sort_keys=True).encode())
-    except (OSError, RunError) as error:
+    except (OSError, ImportError, RunError) as error:
         _read.setdefault(path, {})[key] = times
         warnings.warn(
             f"the kernels' times cannot be kept ({error}); they will be measured again in the next "

@@ -1,7 +1,8 @@
 """The triton_ops of conv2d_relu: forward and backward, each with torch's way and ours.
 
 The forward is one choice; the backward is two, one for the gradient of the input and one for those
-of the weight and bias, which `choose` makes apart. Both are timed on a gradient that needs no mask.
+of the weight and bias, which `choose` makes apart. Where the output is given, so that the gradient
+needs its mask, the mask is part of what is timed for either.
 """
 
 import math
@@ -43,7 +44,7 @@ def _conv2d_relu(
 
     window = _window(w, stride, padding, dilation)
     names = candidates(x, w, window, groups, "forward")
-    settings = (*map(tuple, arguments[:3]), groups, precision(x))
+    settings = _settings(x, *arguments)
     pick = choose("conv2d_relu", "forward", mode, names, trial, (x, w, bias), settings)
     if pick == "aten":
         # cudnn_convolution_relu, the one call for both, turns NaN into 0
@@ -70,14 +71,14 @@ def _conv2d_relu_backward(
     asked_x, asked_w, asked_b = output_mask
 
     def pick(direction: str, asked: list[bool]) -> str:
-        def trial(name: str, dy: Tensor, x: Tensor, w: Tensor) -> object:
-            return torch.ops.fastalex.conv2d_relu_backward(dy, None, x, w, *arguments, asked, name)
+        def trial(name: str, dy: Tensor, y: Tensor | None, x: Tensor, w: Tensor) -> object:
+            return torch.ops.fastalex.conv2d_relu_backward(dy, y, x, w, *arguments, asked, name)
 
-        names = candidates(x, w, window, groups, direction)
+        names = candidates(x, w, window, groups, direction, dy)
         if len(names) == 1:
             return names[0]
-        settings = (*map(tuple, arguments[:3]), groups, precision(x))
-        return choose("conv2d_relu", direction, mode, names, trial, (dy, x, w), settings)
+        settings = _settings(x, *arguments)
+        return choose("conv2d_relu", direction, mode, names, trial, (dy, y, x, w), settings)
 
     pick_x = pick("input gradient", [True, False, False]) if asked_x else "aten"
     pick_w = pick("weight gradient", [False, True, asked_b]) if asked_w else "aten"
@@ -106,6 +107,19 @@ def _window(
     w: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
 ) -> Window:
     return Window((w.shape[2], w.shape[3]), *((v[0], v[1]) for v in (stride, padding, dilation)))
+
+
+def _settings(
+    x: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
+) -> tuple[object, ...]:
+    """What the times depend on besides the operands; of torch's switches, those that are on."""
+    switches = {
+        "cudnn.benchmark": torch.backends.cudnn.benchmark,
+        "cudnn.deterministic": torch.backends.cudnn.deterministic,
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+    }
+    on = (name for name, value in switches.items() if value)
+    return tuple(stride), tuple(padding), tuple(dilation), groups, precision(x), *on
 
 
 @register_flop_formula(torch.ops.fastalex.conv2d_relu)

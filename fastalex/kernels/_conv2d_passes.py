@@ -6,6 +6,7 @@ maps and weights with their channels innermost, and results go back to torch's l
 
 import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 
 from fastalex.kernels._conv2d_descriptors import convolve_boxes, weight_gradient_boxes
 from fastalex.kernels._conv2d_kernels import Window, convolve
@@ -30,9 +31,11 @@ from fastalex.kernels._space_to_depth import (
 
 
 def candidates(
-    x: Tensor, w: Tensor, window: Window, groups: int, direction: str
+    x: Tensor, w: Tensor, window: Window, groups: int, direction: str, dy: Tensor | None = None
 ) -> tuple[str, ...]:
     """ "aten", then names of tiles, the default first; "aten" alone where there is no kernel.
+
+    `dy`: what a backward pass reads besides x and w.
 
     There is none for the input gradient of a larger stride: each pixel of x meets another set of
     taps, which makes stride^2 convolutions of it, and the layers that have a stride are first ones,
@@ -48,7 +51,9 @@ def candidates(
     columns, summed = (c, n) if direction == "input gradient" else (n, c)
     sums = 64 if direction == "weight gradient" else taps * summed
     tiles = tilings(columns, sums, x, precision(x))
-    if unit and window.dilation == (1, 1) and has_descriptors(x, w) and n % 8 == 0 and c % 8 == 0:
+    read = (x, w) if dy is None else (x, w, dy)
+    boxes = unit and window.dilation == (1, 1) and n % 8 == 0 and c % 8 == 0
+    if boxes and has_descriptors(*read):
         if direction == "weight gradient":
             tiles += weight_box_tilings(x.shape[0], c, n, x.dtype)
         elif channel_block(summed):
@@ -73,7 +78,7 @@ def forward(
     y = _new_maps(x, shape)
     x, w = channels_last(x), channels_last(w)
     _convolve(x, w, bias, y, None, window, groups, True, False, candidate)
-    return y if last else y.contiguous()
+    return _laid_out(y, last)
 
 
 def input_gradient(
@@ -93,8 +98,7 @@ def input_gradient(
     _convolve(dy, w, None, dx, y, around, groups, False, True, candidate)
     if folding:
         dx = unfolded_maps(dx, x, window)
-        return channels_last(dx) if last else dx.contiguous()
-    return dx if last else dx.contiguous()
+    return _laid_out(dx, last)
 
 
 def weight_gradient(
@@ -114,8 +118,7 @@ def weight_gradient(
         parts = weight_gradient_boxes(x, dy, *rest)
     else:
         parts = weight_gradient_parts(x, dy, y, *rest)
-    last = w.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if last else torch.contiguous_format
+    layout = suggest_memory_format(w)
     dw = torch.empty(shape, dtype=w.dtype, device=w.device, memory_format=layout)
     db = dy.new_empty(w.shape[0] if bias else 0)
     sum_of_parts(parts, dw, db)
@@ -146,4 +149,16 @@ def _output_sides(x: Tensor, window: Window) -> list[int]:
 
 
 def _is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    """By the order of its strides, as ATen decides: x need not be dense."""
+    return suggest_memory_format(x) == torch.channels_last
+
+
+def _laid_out(maps: Tensor, last: bool) -> Tensor:
+    """In torch's very strides: sides of one leave them open, and the next convolution reads them.
+
+    `maps` is new memory, which a caller may have as it is.
+    """
+    layout = torch.channels_last if last else torch.contiguous_format
+    if maps.is_contiguous(memory_format=layout) and _is_channels_last(maps) == last:
+        return maps
+    return maps.clone(memory_format=layout)

@@ -100,12 +100,19 @@ def splits(x: Tensor, tiles: int, steps: int) -> tuple[int, int]:
 
 def has_descriptors(*operands: Tensor) -> bool:
     """Descriptors are hardware's (Hopper and later), or the interpreter's; they want 16 bytes."""
-    if any(x.storage_offset() * x.element_size() % 16 for x in operands):
+    if not all(map(_is_aligned, operands)):
         return False
     device = operands[0].device
     if device.type != "cuda":
         return True
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def _is_aligned(x: Tensor) -> bool:
+    """To 16 bytes, as far as is known: a traced tensor has an offset, but no address."""
+    if x.storage_offset() * x.element_size() % 16:
+        return False
+    return type(x) not in (Tensor, torch.nn.Parameter) or x.data_ptr() % 16 == 0
 
 
 def _products_from_registers(x: Tensor) -> bool:

@@ -88,7 +88,7 @@ def public(op: Op) -> Op:
 
 def may_fuse(input: Tensor) -> bool:
     """Whether an op on this tensor's device may go to Triton at all, so that folding pays."""
-    if _state.mode == "aten" or not AVAILABLE:
+    if _state.mode == "aten" or not AVAILABLE or not isinstance(input, Tensor):
         return False
     return input.is_cuda or (_state.mode == "triton" and INTERPRETED)
 
@@ -100,6 +100,8 @@ def route(op: str, input: Tensor, covered: bool) -> str:
     Raises:
         RuntimeError: mode "triton", CPU tensors, and no interpreter.
     """
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        return "aten"  # vmap, grad, jvp: the kernels have no rules for them
     mode = _state.mode
     if (
         mode == "aten"

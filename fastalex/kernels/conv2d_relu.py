@@ -99,13 +99,9 @@ def _pairs(
 
 
 def _pair(value: Any) -> list[int] | None:
-    if isinstance(value, int):
+    if type(value) is int:  # True is none to torch
         return [value, value]
-    if (
-        isinstance(value, Sequence)
-        and len(value) in (1, 2)
-        and all(isinstance(v, int) for v in value)
-    ):
+    if isinstance(value, Sequence) and len(value) in (1, 2) and all(type(v) is int for v in value):
         return [value[0], value[-1]]
     return None
 
@@ -115,7 +111,12 @@ def _covered(
     dilation: list[int], groups: int, autocast: torch.dtype | None,
 ) -> bool:  # fmt: skip
     """The kernels take these; everything else, mistakes included, is for torch to answer."""
-    if x.dim() != 4 or min(*stride, *dilation, groups) < 1 or min(padding) < 0:
+    if (
+        type(groups) is not int
+        or x.dim() != 4
+        or min(*stride, *dilation, groups) < 1
+        or min(padding) < 0
+    ):
         return False
     if w.numel() == 0 or w.shape[0] % groups or x.shape[1] != w.shape[1] * groups:
         return False
@@ -126,12 +127,28 @@ def _covered(
         return False
     if not x.is_cuda and torch.bfloat16 in (x.dtype, autocast):
         return False  # Triton's interpreter multiplies bfloat16 as integers
-    if w.numel() >= 2**31 or x.shape[1:].numel() >= 2**31:
-        return False  # the kernels count weights, and an image's elements, in 32 bits
     if autocast is None and any(t.dtype != x.dtype for t in operands):
         return False
-    sides = zip(x.shape[2:], w.shape[2:], padding, dilation, strict=True)
-    return all(side + 2 * p >= d * (k - 1) + 1 for side, k, p, d in sides)
+    return _fits(x, w, stride, padding, dilation)
+
+
+def _fits(
+    x: Tensor, w: Tensor, stride: list[int], padding: list[int], dilation: list[int]
+) -> bool:  # fmt: skip
+    """The window into the padded image, and each count that the kernels make into 32 bits.
+
+    They count an image's elements, padding and what space-to-depth adds included, those of its
+    output, and the gradients of weights and bias together.
+    """
+    image, output, weights = x.shape[1], w.shape[0], w.shape[0] * w.shape[1]
+    sides = zip(x.shape[2:], w.shape[2:], stride, padding, dilation, strict=True)
+    for side, k, s, p, d in sides:
+        room = side + 2 * p - d * (k - 1) - 1
+        if room < 0:
+            return False
+        image, output = image * (side + 2 * p + s - 1), output * (room // s + 1)
+        weights *= k + s - 1
+    return all(count < 2**31 for count in (image, output, weights + w.shape[0]))
 
 
 def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:

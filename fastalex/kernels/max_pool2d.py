@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 
 from fastalex.kernels._choice import choose
 from fastalex.kernels._launch import channels_last, public, route, wrap_triton
@@ -95,7 +96,7 @@ class _MaxPool(torch.autograd.Function):
     def forward(ctx, x, sizes, relu, trained, mode):
         y, places = _max_pool2d_op(x, sizes, relu, trained, mode)
         by_aten = places.dtype == torch.int64
-        ctx.save_for_backward(places, y if by_aten and relu else None)
+        ctx.save_for_backward(places, y <= 0 if by_aten and relu else None)
         ctx.settings = list(x.shape), is_channels_last(x), sizes
         return y
 
@@ -136,7 +137,8 @@ def _max_pool2d_op(
     def trial(name, x):
         y, places = _max_pool2d_op(x, sizes, relu, trained, name)
         if trained:
-            _max_pool2d_backward_op(y, places, y, list(x.shape), is_channels_last(x), sizes)
+            closed = y <= 0 if relu and name == "aten" else None
+            _max_pool2d_backward_op(y, places, closed, list(x.shape), is_channels_last(x), sizes)
 
     settings = *sizes, relu
     direction = "both" if trained else "forward"
@@ -156,14 +158,14 @@ def _max_pool2d_op(
 
 @torch.library.triton_op("fastalex::max_pool2d_backward", mutates_args={})
 def _max_pool2d_backward_op(
-    dy: Tensor, places: Tensor, y: Tensor | None, shape: list[int], like_channels_last: bool,
+    dy: Tensor, places: Tensor, closed: Tensor | None, shape: list[int], like_channels_last: bool,
     sizes: list[int],
 ) -> Tensor:  # fmt: skip
-    """`y` masks the gradient of a ReLU in front where ATen chose the places."""
+    """`closed`: where ATen chose the places and the ReLU in front lets no gradient through."""
     if places.dtype == torch.int64:
         layout = torch.channels_last if like_channels_last else torch.contiguous_format
         x = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=layout)
-        dy = dy if y is None else torch.where(y <= 0, 0.0, dy).to(dy.dtype)
+        dy = dy if closed is None else torch.where(closed, 0.0, dy).to(dy.dtype)
         return aten_max_pool2d_backward(dy, x, sizes, places)
     dx = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=torch.channels_last)
     _launch_backward(channels_last(dy), places, dx, sizes)
@@ -171,8 +173,8 @@ def _max_pool2d_backward_op(
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """(B, C, H, W) side by side by channel, and not also the other way round."""
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    """Whether torch's ops would answer `x` (B, C, H, W) in channels_last."""
+    return suggest_memory_format(x) == torch.channels_last
 
 
 def in_layout(y: Tensor, like_channels_last: bool) -> Tensor:

@@ -1,7 +1,7 @@
 """ReLU, then dropout (Krizhevsky et al. 2012, sections 3.1 and 4.2), the mask never stored.
 
     y  = max(0, x) * m * scale,   m = 0 with probability p, else 1
-    dx = where(y <= 0, 0, dy * m * scale)
+    dx = where(x <= 0, 0, dy * m * scale)
 
     scale = 1 / (1 - p) inverted, as torch's; 1 in the paper, which multiplies by 1 - p at test
 
@@ -9,11 +9,12 @@ Random  an element's place e in memory alone gives its number: word e % 4096 // 
         (Salmon et al. 2011; the fewest rounds that passed their BigCrush), key the 64-bit seed,
         counter e // 4096 * 1024 + e % 1024. So the backward makes the same mask again from the
         seed, and a thread's loads and stores are of neighbours. m = 0 where the word < p * 2^32.
-Shapes  any; x and y dense, dy and dx as y. seed: (1,) int64, on the device.
+Shapes  any; all dense, y, dy and dx laid out as x. seed: (1,) int64, on the device.
 Dtypes  loads and stores in x.dtype; arithmetic in float32.
-Cost    elements moved: forward 2 a number, backward 3; y is what the next layer keeps anyway. About
-        20 instructions a number in all. There is nothing to choose: no op of torch's takes a
-        seed from the device, so "auto" means this kernel on a GPU, and torch's two ops on a CPU.
+Cost    elements moved: forward 2 a number, backward 3; about 20 instructions a number in all. What
+        is kept is x, not y, so that what follows may overwrite y, as it may with torch's ops. There
+        is nothing to choose: no op of torch's takes a seed from the device, so "auto" means this
+        kernel on a GPU, and torch's two ops on a CPU.
 """
 
 import torch
@@ -66,7 +67,7 @@ class _ReluDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, seed, p, inverted, mode):
         y = _relu_dropout(x, seed, p, inverted, mode)
-        ctx.save_for_backward(y, seed)
+        ctx.save_for_backward(x, seed)
         ctx.arguments = p, inverted, mode
         return y
 
@@ -89,14 +90,14 @@ def _relu_dropout_fwd_kernel(
 
 @triton.jit
 def _relu_dropout_bwd_kernel(
-    dy_ptr, y_ptr, seed_ptr, dx_ptr, n, scale,
+    dy_ptr, x_ptr, seed_ptr, dx_ptr, n, scale,
     THRESHOLD: tl.constexpr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     at, r0, r1, r2, r3 = _words(tl.load(seed_ptr), ROUNDS, BLOCK)
-    _backward(dy_ptr, y_ptr, dx_ptr, at, r0 < THRESHOLD, n, scale)
-    _backward(dy_ptr, y_ptr, dx_ptr, at + BLOCK, r1 < THRESHOLD, n, scale)
-    _backward(dy_ptr, y_ptr, dx_ptr, at + 2 * BLOCK, r2 < THRESHOLD, n, scale)
-    _backward(dy_ptr, y_ptr, dx_ptr, at + 3 * BLOCK, r3 < THRESHOLD, n, scale)
+    _backward(dy_ptr, x_ptr, dx_ptr, at, r0 < THRESHOLD, n, scale)
+    _backward(dy_ptr, x_ptr, dx_ptr, at + BLOCK, r1 < THRESHOLD, n, scale)
+    _backward(dy_ptr, x_ptr, dx_ptr, at + 2 * BLOCK, r2 < THRESHOLD, n, scale)
+    _backward(dy_ptr, x_ptr, dx_ptr, at + 3 * BLOCK, r3 < THRESHOLD, n, scale)
 
 
 @triton.jit
@@ -116,10 +117,10 @@ def _forward(x_ptr, y_ptr, at, dropped, n, scale):
 
 
 @triton.jit
-def _backward(dy_ptr, y_ptr, dx_ptr, at, dropped, n, scale):
+def _backward(dy_ptr, x_ptr, dx_ptr, at, dropped, n, scale):
     dy = tl.load(dy_ptr + at, mask=at < n).to(tl.float32)  # [BLOCK]
-    y = tl.load(y_ptr + at, mask=at < n)
-    dx = tl.where(dropped | (y <= 0), 0.0, dy * scale)
+    x = tl.load(x_ptr + at, mask=at < n).to(tl.float32)
+    dx = tl.where(dropped | (x <= 0), 0.0, dy * scale)
     tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=at < n)
 
 
@@ -131,11 +132,11 @@ def _launch_forward(x: Tensor, seed: Tensor, y: Tensor, p: float, inverted: bool
 
 
 def _launch_backward(
-    dy: Tensor, y: Tensor, seed: Tensor, dx: Tensor, p: float, inverted: bool
+    dy: Tensor, x: Tensor, seed: Tensor, dx: Tensor, p: float, inverted: bool
 ) -> None:
-    n = y.numel()
+    n = x.numel()
     wrap_triton(_relu_dropout_bwd_kernel)[(triton.cdiv(n, WORDS * BLOCK),)](
-        dy, y, seed, dx, n, _scale(p, inverted), _threshold(p), ROUNDS, BLOCK
+        dy, x, seed, dx, n, _scale(p, inverted), _threshold(p), ROUNDS, BLOCK
     )
 
 
@@ -151,14 +152,14 @@ def _relu_dropout(x: Tensor, seed: Tensor, p: float, inverted: bool, mode: str) 
 
 @torch.library.triton_op("fastalex::relu_dropout_backward", mutates_args={})
 def _relu_dropout_backward(
-    dy: Tensor, y: Tensor, seed: Tensor, p: float, inverted: bool, mode: str
+    dy: Tensor, x: Tensor, seed: Tensor, p: float, inverted: bool, mode: str
 ) -> Tensor:
-    dx = torch.empty_like(y)
-    dy = _laid_out_as(y, dy)
-    if _by_aten(y, mode):
-        factors = _factors(y, seed, p, inverted)
-        return torch.where((y <= 0) | (factors == 0), 0.0, dy * factors).to(y.dtype)
-    _launch_backward(dy, y, seed, dx, p, inverted)
+    dx = torch.empty_like(x)
+    dy, x = _laid_out_as(dx, dy), _laid_out_as(dx, x)
+    if _by_aten(x, mode):
+        factors = _factors(x, seed, p, inverted)
+        return torch.where((x <= 0) | (factors == 0), 0.0, dy * factors).to(x.dtype)
+    _launch_backward(dy, x, seed, dx, p, inverted)
     return dx
 
 

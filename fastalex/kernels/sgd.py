@@ -68,8 +68,15 @@ def momentum_sgd_(
         if mode == "aten":
             _step(w, v, g, c, lr, momentum, weight_decay)
         else:
-            rate = torch.as_tensor(lr, dtype=torch.float32, device=device)
+            rate = _on_device(lr, device)
             _momentum_sgd_(w, v, g, c, rate, momentum, weight_decay, mode)
+
+
+def _on_device(lr: float | Tensor, device: torch.device) -> Tensor:
+    """One number, filled in by the device itself: a copy from the CPU would wait for it."""
+    if isinstance(lr, Tensor):
+        return lr.to(device, torch.float32)
+    return torch.full((), lr, dtype=torch.float32, device=device)
 
 
 def _check(lists: list[list[Tensor]]) -> None:

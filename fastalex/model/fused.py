@@ -100,13 +100,13 @@ def _kind(module: nn.Module) -> str:
     return kind
 
 
-def _is_watched(module: nn.Module) -> bool:
+def _is_watched(module: Any) -> bool:
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or "forward" in module.__dict__
+        or not module.__dict__.keys().isdisjoint(("forward", "_conv_forward"))
     )
 
 
@@ -135,9 +135,18 @@ def _run(
     return 1, modules[at](x)
 
 
+_MAKES_ITS_OUTPUT = (
+    nn.Conv2d, WholeWindowConv2d, nn.Linear, nn.BatchNorm2d, nn.LocalResponseNorm,
+    LocalResponseNorm, nn.MaxPool2d, MaxPool2d, nn.AvgPool2d,
+)  # fmt: skip
+
+
 def _seen_in_place(modules: list[Any], at: int) -> bool:
-    """Whether somebody else holds the tensor that an in-place ReLU is to overwrite."""
-    return modules[at].inplace and (at == 0 or _is_watched(modules[at - 1]))
+    """Whether somebody else may hold the tensor that an in-place ReLU is to overwrite."""
+    if not modules[at].inplace:
+        return False
+    before = modules[at - 1] if at else None
+    return type(before) not in _MAKES_ITS_OUTPUT or _is_watched(before)
 
 
 def _conv_relu(conv: Any, x: torch.Tensor, mask_gradient: bool) -> torch.Tensor:

@@ -3,13 +3,16 @@
 Every test runs on the GPU where there is one, and else on the CPU, Triton in its interpreter.
 """
 
+import contextlib
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch._subclasses import FakeTensorMode
 
-from fastalex.kernels import _launch
+from fastalex.kernels import _choice, _choice_file, _launch
 
 LAYOUTS = {
     "contiguous": lambda x: x,
@@ -82,6 +85,29 @@ def exact_float32():
     torch.backends.cudnn.conv.fp32_precision = before
 
 
+@pytest.fixture
+def opchecks(device):
+    """opchecks(mode): torch.library.opcheck's tests that an op can pass in that mode."""
+
+    def checks(mode):
+        some = ["test_schema", "test_autograd_registration", "test_faketensor"]
+        interpreted = mode == "triton" and device.type == "cpu"  # cannot run what torch traces
+        return some if interpreted else [*some, "test_aot_dispatch_dynamic"]
+
+    return checks
+
+
+@pytest.fixture
+def by_towers():
+    """by_towers(x, size, alpha, beta, k, groups): torch's response norm on each tower by itself."""
+
+    def run(x, size, alpha, beta, k, groups):
+        towers = x.chunk(groups, dim=1)
+        return torch.cat([F.local_response_norm(t, size, alpha, beta, k) for t in towers], dim=1)
+
+    return run
+
+
 @pytest.fixture(params=LAYOUTS)
 def laid_out(request):
     return LAYOUTS[request.param]
@@ -126,3 +152,64 @@ def assert_as_accurate(name, got, float32, exact):
     floor = torch.finfo(got.dtype).eps * exact.abs().max()
     allowed = 2 * (float32.to(got.dtype).double() - exact).abs().max() + floor
     assert error <= allowed, f"{name} {got.dtype}: max error {error:.2e}, allowed {allowed:.2e}"
+
+
+class FakeGPU:
+    """A GPU called "Some GPU" on which a candidate takes the milliseconds that `times` says."""
+
+    candidates = "aten", "triton", "triton wide"
+
+    def __init__(self):
+        self.times = dict(zip(self.candidates, (1.0, 0.5, 0.8), strict=True))
+        self.timed = []  # candidates, as the clock saw them
+        self.entered = []  # devices made the current one
+
+    def tensor(self, *shape, dtype=torch.bfloat16, index=0):
+        with FakeTensorMode():
+            return torch.empty(shape, device=f"cuda:{index}", dtype=dtype)
+
+    def choose(self, x, mode="auto", settings=(), candidates=candidates):
+        def trial(name, *_):
+            return name
+
+        return _choice.choose("op", "forward", mode, candidates, trial, (x, None), settings)
+
+    def bench(self, call, **_):
+        name = call()
+        self.timed.append(name)
+        if isinstance(self.times[name], Exception):
+            raise self.times[name]
+        return self.times[name]
+
+    def device(self, device):
+        self.entered.append(device)
+        return contextlib.nullcontext()
+
+    def forget(self):
+        """As a new process would start."""
+        _choice._made.clear()
+        _choice._winners.clear()
+        _choice_file._read.clear()
+
+
+def _like_on_the_cpu(x, size):
+    return None if x is None else torch.empty_strided(*size, dtype=x.dtype)
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    gpu = FakeGPU()
+    monkeypatch.setenv("FASTALEX_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    monkeypatch.setattr(torch.cuda, "device", gpu.device)
+    monkeypatch.setattr("triton.testing.do_bench", gpu.bench)
+    monkeypatch.setattr(
+        _choice,
+        "_like",
+        lambda x, size: None if x is None else torch.empty_strided(*size, dtype=x.dtype),
+    )
+    gpu.forget()
+    yield gpu
+    gpu.forget()

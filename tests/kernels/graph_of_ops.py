@@ -1,7 +1,7 @@
-"""Prints, as JSON, what torch.compile makes of every op on a GPU: {op: [[kernel, outputs]]}.
+"""Prints, as JSON, what torch.compile makes of every op on a GPU: {"traced": {op: [[kernel, what]]}}.
 
 For test_graph.py, in a process of its own without TRITON_INTERPRET. The tensors are fake ones on a
-GPU that need not be there. "outputs" are the arguments that the tracer found a kernel to write to;
+GPU that need not be there. "what" are the arguments that the tracer found a kernel to write to;
 a call of anything but a Triton kernel stands there with null.
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import triton
 from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table
+from torch._library.triton import get_triton_kernels_for_op
 from torch._subclasses.functional_tensor import dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -105,13 +106,17 @@ def called(node):
 
 def main():
     triton.runtime.driver.set_active(Driver())
-    found = {}
+    found: dict[str, list] = {}
     with pretended(TARGETS["sm_90"]):
         for name, call, operands in cases():
             graph = make_fx(dispatch_functionalize(call))(*operands).graph
             nodes = [n for n in graph.nodes if n.op == "call_function"]
             found[name] = [called(n) for n in nodes if not is_memory_only(n)]
-    print(json.dumps(found))
+    scanned = {
+        name: [k.fn.__name__ for k in get_triton_kernels_for_op(f"fastalex::{name}")]
+        for name in found
+    }
+    print(json.dumps({"traced": found, "scanned": scanned}))
 
 
 def is_memory_only(node):

@@ -165,7 +165,7 @@ def test_two_runs_give_equal_bits(case, device, triton):
         assert torch.equal(one, other)
 
 
-def test_gradcheck(implementation):
+def test_gradcheck():
     operands = [torch.randn(s, dtype=torch.float64) for s in ((2, 4, 5, 5), (6, 2, 3, 3), (6,))]
     for operand in operands:
         operand.requires_grad_()
@@ -217,6 +217,15 @@ def test_errors_are_torchs(x, w, b, options, device, implementation):
             function(*operands, **options)
         messages.append(str(raised.value))
     assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize(
+    "options", [{"stride": True}, {"padding": (True, 1)}, {"dilation": True}, {"groups": True}]
+)
+def test_bools_are_no_integers(options, device, implementation):
+    x, w = torch.ones(1, 4, 5, 5, device=device), torch.ones(2, 4, 3, 3, device=device)
+    with pytest.raises(TypeError, match="received an invalid combination of arguments"):
+        conv2d_relu(x, w, **options)
 
 
 def test_mixed_dtypes_are_torchs_error(device, implementation):

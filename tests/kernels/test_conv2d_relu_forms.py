@@ -104,6 +104,29 @@ def test_descriptors_want_16_bytes(storage_offset, device):
     assert any(name.startswith("tma") for name in names) == (storage_offset == 8)
 
 
+def test_descriptors_want_16_bytes_of_the_gradient_too():
+    """The offset tells of a view; the address, of memory that came from elsewhere."""
+    x, w = torch.randn(100, 64, 1, 1).half(), torch.randn(16, 64, 1, 1).half()
+    memory = bytearray(100 * 16 * 2 + 32)
+    base = -torch.frombuffer(memory, dtype=torch.uint8).data_ptr() % 16
+
+    def at(offset):
+        """Offset 0 of the storage, `offset` bytes from an address that 16 divides."""
+        flat = torch.frombuffer(memory, dtype=torch.float16, count=1600, offset=base + offset)
+        assert flat.storage_offset() == 0
+        return flat.view(100, 16, 1, 1)
+
+    view = torch.randn(1601).half()[1:].view(100, 16, 1, 1)
+    for direction in ("input gradient", "weight gradient"):
+        for dy, aligned in ((at(0), True), (at(2), False), (view, False)):
+            names = candidates(x, w, window(w, (0, 0)), 1, direction, dy)
+            assert any(name.startswith("tma") for name in names) == aligned
+            with torch._subclasses.FakeTensorMode() as fake:
+                traced = [fake.from_tensor(t) for t in (x, w, dy)]
+                names = candidates(*traced[:2], window(w, (0, 0)), 1, direction, traced[2])
+            assert any(name.startswith("tma") for name in names) == (dy is not view)
+
+
 @pytest.mark.parametrize("size", [16, 64, 128])
 @pytest.mark.parametrize("maps", [(1, 13, 13), (128, 13, 13), (130, 2, 3), (7, 1, 200)], ids=str)
 def test_boxes_cover_the_maps_with_the_fewest(maps, size):

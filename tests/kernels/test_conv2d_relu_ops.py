@@ -192,7 +192,11 @@ def test_the_two_gradients_are_chosen_apart(by_input, by_weight, device, monkeyp
         if mode == "aten":
             return mode
         asked.append(direction)
-        trial("aten", *operands)
+        masks.clear()
+        timed = trial("aten", *operands)
+        assert len(masks) == 1
+        for i in (0,) if direction == "input gradient" else (1, 2):
+            torch.testing.assert_close(timed[i], expected[i], rtol=1e-4, atol=1e-4)
         return by_input if direction == "input gradient" else by_weight
 
     x, w, b = leaves(device)
@@ -200,8 +204,12 @@ def test_the_two_gradients_are_chosen_apart(by_input, by_weight, device, monkeyp
     dy = torch.randn_like(y)
     expected = torch.autograd.grad(y, (x, w, b), dy)
     real = torch.ops.aten.convolution_backward
-    calls = []
+    mask = torch.ops.aten.threshold_backward
+    calls, masks = [], []
     monkeypatch.setattr(_conv2d_ops, "choose", choose)
+    monkeypatch.setattr(
+        _conv2d_ops.aten, "threshold_backward", lambda *a: masks.append(a) or mask(*a)
+    )
     monkeypatch.setattr(
         _conv2d_ops.aten, "convolution_backward", lambda *a: calls.append(a[-1]) or real(*a)
     )

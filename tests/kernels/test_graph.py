@@ -33,7 +33,7 @@ EXPECTED = {
 
 
 @pytest.fixture(scope="module")
-def traced():
+def found():
     script = Path(__file__).with_name("graph_of_ops.py")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = str(script.parents[2])
@@ -44,10 +44,16 @@ def traced():
     return json.loads(done.stdout)
 
 
-def test_no_op_is_left_out(traced):
-    assert traced.keys() == EXPECTED.keys()
+def test_no_op_is_left_out(found):
+    assert found["traced"].keys() == EXPECTED.keys()
 
 
 @pytest.mark.parametrize("op", EXPECTED)
-def test_an_op_is_its_kernels(op, traced):
-    assert dict(traced[op]) == EXPECTED[op]
+def test_an_op_is_its_kernels(op, found):
+    assert dict(found["traced"][op]) == EXPECTED[op]
+
+
+@pytest.mark.parametrize("op", EXPECTED)
+def test_an_edited_kernel_is_compiled_anew(op, found):
+    """Its text is part of torch's key, which it is only if it stands before its op."""
+    assert EXPECTED[op].keys() <= set(found["scanned"][op])

@@ -1,5 +1,6 @@
 """`use`, and what a call's mode becomes for each device, dtype and set of arguments."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -150,6 +151,29 @@ def test_second_derivatives_are_refused(op):
         (dx,) = torch.autograd.grad(OPS[op](x).square().sum(), x, create_graph=True)
         with pytest.raises(RuntimeError, match="no autograd formula was registered"):
             dx.square().sum().backward()
+
+
+def test_a_kernel_is_launched_on_the_device_of_its_data(monkeypatch):
+    happened = []
+
+    @contextlib.contextmanager
+    def device_of(x):
+        happened.append(("enter", x))
+        yield
+        happened.append(("leave", x))
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *args, **options: happened.append(("launch", grid, args, options))
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    x, y = torch.ones(2), torch.ones(3)
+    _launch.wrap_triton(Kernel())[(4,)](7, x, y, BLOCK=8)
+    assert [what for what, *_ in happened] == ["enter", "launch", "leave"]
+    assert happened[0][1] is happened[2][1] is x
+    assert happened[1][1] == (4,)
+    assert happened[1][2][1] is x
+    assert happened[1][3] == {"BLOCK": 8}
 
 
 def test_use_again():

@@ -104,6 +104,16 @@ def test_every_mode_takes_the_same_steps(mode):
         torch.testing.assert_close(w.detach(), exact.float())
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_the_velocity_lies_as_its_weight_does(layout):
+    """Else every step would be ATen's."""
+    w = torch.nn.Parameter(torch.randn(4, 3, 5, 5).to(memory_format=layout))
+    w.grad = torch.ones_like(w)
+    optimizer = MomentumSGD([w])
+    optimizer.step()
+    assert optimizer.state[w]["velocity"].stride() == w.stride()
+
+
 def test_a_new_rate_is_no_new_compilation():
     weights = [torch.nn.Parameter(torch.randn(3, 4)), torch.nn.Parameter(torch.randn(4))]
     rate = torch.tensor(0.0)
