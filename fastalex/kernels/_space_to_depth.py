@@ -16,6 +16,7 @@ Cost    elements moved: 2 * B * s * s * C * H2 * W2, once forward and once in th
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 
 from fastalex.kernels._conv2d_kernels import Window
 from fastalex.kernels._launch import wrap_triton
@@ -73,8 +74,7 @@ def unfolded_weights(dw2: Tensor, w: Tensor, window: Window) -> Tensor:
     s, (_, c, kh, kw) = window.stride[0], w.shape
     blocks = dw2.unflatten(1, (s, s, c)).permute(0, 3, 4, 1, 5, 2)  # o, c, q, i, r, j
     dw = blocks.flatten(4, 5).flatten(2, 3).narrow(2, 0, kh).narrow(3, 0, kw)
-    last = w.is_contiguous(memory_format=torch.channels_last)
-    return dw.clone(memory_format=torch.channels_last if last else torch.contiguous_format)
+    return dw.clone(memory_format=suggest_memory_format(w))
 
 
 def unfolded_maps(dx2: Tensor, x: Tensor, window: Window) -> Tensor:

@@ -106,7 +106,8 @@ def _is_watched(module: Any) -> bool:
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or not module.__dict__.keys().isdisjoint(("forward", "_conv_forward"))
+        or "forward" in module.__dict__
+        or "_conv_forward" in module.__dict__
     )
 
 

@@ -1,4 +1,4 @@
-"""Prints, as JSON, what torch.compile makes of every op on a GPU: {"traced": {op: [[kernel, what]]}}.
+"""Prints, as JSON, what torch.compile makes of every op on a GPU: {"traced": {op: [[kernel, what]]}}
 
 For test_graph.py, in a process of its own without TRITON_INTERPRET. The tensors are fake ones on a
 GPU that need not be there. "what" are the arguments that the tracer found a kernel to write to;
