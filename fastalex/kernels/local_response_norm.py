@@ -15,6 +15,7 @@ Cost    elements moved: forward 2 a number, backward 3; only x is kept, s is com
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 
 from fastalex.kernels._aten_response_norm import (
     AtenResponseNorm,
@@ -186,7 +187,8 @@ def _rows(x: Tensor) -> Tensor:
 
 def _laid_out_as(x: Tensor, rows: Tensor) -> Tensor:
     y = rows.movedim(-1, 1)
-    return y if x.movedim(1, -1).is_contiguous() else y.contiguous()
+    last = suggest_memory_format(x) != torch.contiguous_format
+    return y if last or x.movedim(1, -1).is_contiguous() else y.contiguous()
 
 
 def _counts(rows: Tensor, groups: int) -> tuple[int, int]:
