@@ -4,7 +4,7 @@ Says what each needs of a GPU (registers, shared memory, instructions) and finds
 or fail there: exits 1 where
 
 - a kernel does not compile, or wants more shared memory than a block can have;
-- a kernel spills registers to memory;
+- a memory-bound kernel spills registers to memory, or a matrix kernel in half precision on sm_90;
 - a matrix kernel in float16 or bfloat16 has no wgmma in its sm_90 code;
 - a kernel of the package was never launched, so that nothing is known about it.
 
@@ -131,7 +131,7 @@ def _faults_of_one(job: Job, code: Code) -> list[str]:
     if code.shared > job.target.shared:
         faults.append(f"{code.shared} bytes of shared memory, of {job.target.shared} there are")
     half = job.launch.dtype in HALF
-    if code.spilled and (half or not code.has_dot):
+    if code.spilled and (not code.has_dot or (half and job.target.name == "sm_90")):
         faults.append(f"{code.spilled} {'registers' if job.target.is_amd else 'bytes'} spilled")
     if code.has_dot and half and job.target.name == "sm_90" and not code.wgmma:
         faults.append("no wgmma")

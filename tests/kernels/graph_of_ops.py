@@ -1,7 +1,7 @@
-"""Prints, as JSON, what torch.compile makes of every op on a GPU: {"traced": {op: [[kernel, what]]}}
+"""Prints, as JSON, what torch.compile makes of every op on a GPU: {"traced": {op: [[kernel, out]]}}
 
 For test_graph.py, in a process of its own without TRITON_INTERPRET. The tensors are fake ones on a
-GPU that need not be there. "what" are the arguments that the tracer found a kernel to write to;
+GPU that need not be there. "out" are the arguments that the tracer found a kernel to write to;
 a call of anything but a Triton kernel stands there with null.
 """
 
