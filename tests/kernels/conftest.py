@@ -5,6 +5,7 @@ Every test runs on the GPU where there is one, and else on the CPU, Triton in it
 
 import contextlib
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -165,7 +166,8 @@ class FakeGPU:
         self.entered = []  # devices made the current one
 
     def tensor(self, *shape, dtype=torch.bfloat16, index=0):
-        with FakeTensorMode():
+        """A fake one; without a GPU to be found, which it would set up."""
+        with mock.patch.object(torch.cuda, "is_available", return_value=False), FakeTensorMode():
             return torch.empty(shape, device=f"cuda:{index}", dtype=dtype)
 
     def choose(self, x, mode="auto", settings=(), candidates=candidates):
