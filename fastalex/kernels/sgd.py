@@ -57,6 +57,7 @@ def momentum_sgd_(
     """
     lists = [list(weights), list(velocities), list(grads), list(copies)]
     _check(lists)
+    lr = lr.reshape(()) if isinstance(lr, Tensor) else lr
     calls: dict[tuple[str, torch.device], list[int]] = {}
     for i, (w, v, g) in enumerate(zip(weights, velocities, grads, strict=True)):
         covered = w.dtype == v.dtype == torch.float32 and g.dtype in DTYPES
@@ -88,6 +89,10 @@ def _check(lists: list[list[Tensor]]) -> None:
         )
     for i in range(lengths[0]):
         parameter = [x for each in _take(lists, [i]) for x in each]
+        if not all(isinstance(x, Tensor) for x in parameter):
+            raise TypeError(
+                f"momentum_sgd_: parameter {i} is not all tensors; leave out those without gradient"
+            )
         if len({(x.shape, x.device) for x in parameter}) > 1:
             raise ValueError(
                 f"momentum_sgd_: the tensors of parameter {i} must agree in shape and device, got "

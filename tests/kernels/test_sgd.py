@@ -95,6 +95,22 @@ def test_a_tensor_rate_is_read_at_each_step(mode, device):
     assert torch.equal(w, torch.full_like(w, -1.5))
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)], ids=str)
+def test_any_tensor_of_one_element_is_a_rate(shape, mode, device):
+    """Also where ATen computes: weights in float64."""
+    for dtype in (torch.float32, torch.float64):
+        w, v, g = parameter((3, 4), device, dtype)
+        expected, _ = step_by_hand(w, v, g, 0.1, 0.9, 0.0)
+        momentum_sgd_([w], [v], [g], torch.full(shape, 0.1, device=device), 0.9, 0.0)
+        torch.testing.assert_close(w, expected)
+
+
+def test_a_frozen_parameter_is_named():
+    w = torch.ones(3)
+    with pytest.raises(TypeError, match="parameter 1 is not all tensors; leave out those without"):
+        momentum_sgd_([w, w], [w, w], [w, None], 0.1, 0.9, 0.0)
+
+
 def test_a_rate_of_another_dtype_or_device(mode, device):
     w, v, g = (torch.full((7,), value, device=device) for value in (0.0, 0.0, 1.0))
     momentum_sgd_([w], [v], [g], torch.tensor(0.25, dtype=torch.float64), 0.5, 0.0)
