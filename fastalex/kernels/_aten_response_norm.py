@@ -9,6 +9,8 @@ Cost    only x is kept, s is recomputed in the backward. On a CPU about a quarte
 import torch
 import torch.nn.functional as F
 
+from fastalex.kernels._launch import cast
+
 
 class AtenResponseNorm(torch.autograd.Function):
     """Both passes in differentiable torch ops: second derivatives are autograd's."""
@@ -48,17 +50,12 @@ def response_norm_backward(dy, x, size, alpha, beta, k, groups):
 
 def _by_groups(x, groups):
     """(B, C, ...) -> (B, groups, C / groups, ...) in the dtype of the arithmetic."""
-    wide = _cast(x, torch.promote_types(x.dtype, torch.float32))
+    wide = cast(x, torch.promote_types(x.dtype, torch.float32))
     return wide.unflatten(1, (groups, x.shape[1] // groups))
 
 
 def _joined(v, x):
-    return _cast(v.flatten(1, 2), x.dtype)
-
-
-def _cast(x, dtype):
-    """x.to(dtype), but for no cast no node: torch 2.11's compiler loses gradients behind one."""
-    return x if x.dtype == dtype else x.to(dtype)
+    return cast(v.flatten(1, 2), x.dtype)
 
 
 def _scale(v, size, alpha, k):

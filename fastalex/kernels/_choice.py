@@ -3,7 +3,7 @@
 For the triton_ops of this package (`choose`) and for people (`report`, exported by the package).
 
 The times lie in one small file per kind of GPU and version of torch, triton and fastalex, below
-`fastalex.files.cache_dir()`; `choice_file` reads and writes it. An op that cannot be timed (sizes
+`fastalex.files.cache_dir()`; `_choice_file` reads and writes it. An op that cannot be timed (sizes
 unknown while torch.compile traces, a CUDA graph being captured, no memory to spare) takes torch's.
 """
 

@@ -19,7 +19,7 @@ from fastalex.kernels._conv2d_tiling import (
     weight_box_tilings,
 )
 from fastalex.kernels._conv2d_weight_gradient import sum_of_parts, weight_gradient_parts
-from fastalex.kernels._launch import channels_last
+from fastalex.kernels._launch import channels_last, is_channels_last
 from fastalex.kernels._space_to_depth import (
     folded_maps,
     folded_weights,
@@ -71,7 +71,7 @@ def forward(
     x: Tensor, w: Tensor, bias: Tensor | None, window: Window, groups: int, candidate: str
 ) -> Tensor:
     shape = (x.shape[0], w.shape[0], *_output_sides(x, window))
-    last = _is_channels_last(x) or _is_channels_last(w)
+    last = is_channels_last(x) or is_channels_last(w)
     if folds(w.shape[1], window, groups):
         x, w = folded_maps(x, window, *shape[2:]), folded_weights(w, window)
         window = folded_window(window)
@@ -85,7 +85,7 @@ def input_gradient(
     dy: Tensor, y: Tensor | None, x: Tensor, w: Tensor, window: Window, groups: int, candidate: str
 ) -> Tensor:
     """Of dy and y in channels_last; `y` where dy still needs the ReLU's mask."""
-    last = _is_channels_last(x) or _is_channels_last(w)
+    last = is_channels_last(x) or is_channels_last(w)
     folding = folds(w.shape[1], window, groups)
     shape, used = x.shape, window
     if folding:
@@ -148,17 +148,12 @@ def _output_sides(x: Tensor, window: Window) -> list[int]:
     ]
 
 
-def _is_channels_last(x: Tensor) -> bool:
-    """By the order of its strides, as ATen decides: x need not be dense."""
-    return suggest_memory_format(x) == torch.channels_last
-
-
 def _laid_out(maps: Tensor, last: bool) -> Tensor:
     """In torch's very strides: sides of one leave them open, and the next convolution reads them.
 
     `maps` is new memory, which a caller may have as it is.
     """
     layout = torch.channels_last if last else torch.contiguous_format
-    if maps.is_contiguous(memory_format=layout) and _is_channels_last(maps) == last:
+    if maps.is_contiguous(memory_format=layout) and is_channels_last(maps) == last:
         return maps
     return maps.clone(memory_format=layout)

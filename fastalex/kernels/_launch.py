@@ -2,7 +2,7 @@
 
 For the op files beside this one. An op asks `route` once, at its public entry, whether a call may
 go to Triton, and hands the answer, a word, down to its `torch.library.triton_op`s, forward and
-backward. They ask `choice.choose` which candidate to run and launch it through `wrap_triton`.
+backward. They ask `_choice.choose` which candidate to run and launch it through `wrap_triton`.
 """
 
 import functools
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
@@ -154,6 +155,23 @@ class _Launcher:
                 )
 
         return launch
+
+
+def pair(size: Any) -> tuple[int, int] | None:
+    """Rows' and columns' of what torch takes as one whole number or two; None for anything else."""
+    sizes = tuple(size) if isinstance(size, tuple | list) else (size,)
+    sizes = sizes * 2 if len(sizes) == 1 else sizes
+    return sizes if len(sizes) == 2 and all(type(n) is int for n in sizes) else None
+
+
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x.to(dtype), but for no cast no node: torch 2.11's compiler loses gradients behind one."""
+    return x if x.dtype == dtype else x.to(dtype)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether torch's ops would answer `x` (B, C, H, W) in channels_last; it need not be dense."""
+    return suggest_memory_format(x) == torch.channels_last
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ Cost    2 * B * H' * W' * numel(w) floating-point operations forward, as many fo
         The kernels and their tiles stand in the `_conv2d` files beside this one.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,7 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastalex.kernels._conv2d_ops import _conv2d_relu, _conv2d_relu_backward
-from fastalex.kernels._launch import DTYPES, autocast_dtype, public, route
+from fastalex.kernels._launch import DTYPES, autocast_dtype, cast, pair, public, route
+
+Pair = tuple[int, int]
 
 
 @public
@@ -57,8 +58,8 @@ def conv2d_relu(
     if mode == "aten" or pairs is None:
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups).relu_()
     if dtype is not None:
-        input, weight = _cast(input, dtype), _cast(weight, dtype)
-        bias = None if bias is None else _cast(bias, dtype)
+        input, weight = cast(input, dtype), cast(weight, dtype)
+        bias = None if bias is None else cast(bias, dtype)
     return _Conv2dReLU.apply(input, weight, bias, *pairs, groups, mask_gradient, mode)
 
 
@@ -84,31 +85,23 @@ class _Conv2dReLU(torch.autograd.Function):
 
 def _pairs(
     weight: Tensor, stride: Any, padding: Any, dilation: Any
-) -> tuple[list[int], list[int], list[int]] | None:
+) -> tuple[Pair, Pair, Pair] | None:
     """Rows' and columns' (stride, padding, dilation), or None where torch is to answer."""
-    strides, dilations = _pair(stride), _pair(dilation)
+    strides, dilations = pair(stride), pair(dilation)
     if strides is None or dilations is None or weight.dim() != 4:
         return None
     if padding == "same":
         reach = [(k - 1) * d for k, d in zip(weight.shape[2:], dilations, strict=True)]
-        if strides != [1, 1] or any(r % 2 for r in reach):
+        if strides != (1, 1) or any(r % 2 for r in reach):
             return None
-        return strides, [r // 2 for r in reach], dilations
-    paddings = [0, 0] if padding == "valid" else _pair(padding)
+        return strides, (reach[0] // 2, reach[1] // 2), dilations
+    paddings = (0, 0) if padding == "valid" else pair(padding)
     return None if paddings is None else (strides, paddings, dilations)
 
 
-def _pair(value: Any) -> list[int] | None:
-    if type(value) is int:  # True is none to torch
-        return [value, value]
-    if isinstance(value, Sequence) and len(value) in (1, 2) and all(type(v) is int for v in value):
-        return [value[0], value[-1]]
-    return None
-
-
 def _covered(
-    x: Tensor, w: Tensor, bias: Tensor | None, stride: list[int], padding: list[int],
-    dilation: list[int], groups: int, autocast: torch.dtype | None,
+    x: Tensor, w: Tensor, bias: Tensor | None, stride: Pair, padding: Pair,
+    dilation: Pair, groups: int, autocast: torch.dtype | None,
 ) -> bool:  # fmt: skip
     """The kernels take these; everything else, mistakes included, is for torch to answer."""
     if (
@@ -133,7 +126,7 @@ def _covered(
 
 
 def _fits(
-    x: Tensor, w: Tensor, stride: list[int], padding: list[int], dilation: list[int]
+    x: Tensor, w: Tensor, stride: Pair, padding: Pair, dilation: Pair
 ) -> bool:  # fmt: skip
     """The window into the padded image, and each count that the kernels make into 32 bits.
 
@@ -149,8 +142,3 @@ def _fits(
         image, output = image * (side + 2 * p + s - 1), output * (room // s + 1)
         weights *= k + s - 1
     return all(count < 2**31 for count in (image, output, weights + w.shape[0]))
-
-
-def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x.to(dtype), but for no cast no node: torch 2.11's compiler loses gradients behind one."""
-    return x if x.dtype == dtype else x.to(dtype)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastalex.kernels._choice import choose
-from fastalex.kernels._launch import channels_last, public, route, wrap_triton
+from fastalex.kernels._launch import channels_last, is_channels_last, public, route, wrap_triton
 from fastalex.kernels._response_pool import (
     response_pool_bwd_kernel,
     response_pool_fwd_kernel,
@@ -34,7 +34,6 @@ from fastalex.kernels.max_pool2d import (
     aten_max_pool2d,
     aten_max_pool2d_backward,
     in_layout,
-    is_channels_last,
     max_pool2d,
     pairs,
 )

@@ -17,10 +17,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._prims_common import suggest_memory_format
 
 from fastalex.kernels._choice import choose
-from fastalex.kernels._launch import channels_last, public, route, wrap_triton
+from fastalex.kernels._launch import (
+    channels_last,
+    is_channels_last,
+    pair,
+    public,
+    route,
+    wrap_triton,
+)
 from fastalex.kernels._max_pool import max_pool2d_bwd_kernel, max_pool2d_fwd_kernel
 from fastalex.kernels._triton import triton
 
@@ -61,16 +67,10 @@ def max_pool2d(
 
 def pairs(kernel_size: Any, stride: Any, padding: Any) -> tuple[Pair, Pair, Pair] | None:
     """The three in full; None where they are not whole numbers, or pairs of them."""
-    kernel = _pair(kernel_size)
-    step = kernel if stride is None else _pair(stride)
-    border = _pair(padding)
+    kernel = pair(kernel_size)
+    step = kernel if stride is None else pair(stride)
+    border = pair(padding)
     return None if kernel is None or step is None or border is None else (kernel, step, border)
-
-
-def _pair(size: Any) -> Pair | None:
-    sizes = tuple(size) if isinstance(size, tuple | list) else (size,)
-    sizes = sizes * 2 if len(sizes) == 1 else sizes
-    return sizes if len(sizes) == 2 and all(type(n) is int for n in sizes) else None
 
 
 def covered(input: Tensor, pool: tuple[Pair, Pair, Pair] | None) -> bool:
@@ -86,7 +86,7 @@ def covered(input: Tensor, pool: tuple[Pair, Pair, Pair] | None) -> bool:
 
 
 def _max_pool2d(x: Tensor, pool: tuple[Pair, Pair, Pair], relu: bool, mode: str) -> Tensor:
-    sizes = [n for pair in pool for n in pair]
+    sizes = [n for both in pool for n in both]
     trained = torch.is_grad_enabled() and x.requires_grad
     return _MaxPool.apply(x, sizes, relu, trained, mode)  # untrained, too: it refuses a forward AD
 
@@ -170,11 +170,6 @@ def _max_pool2d_backward_op(
     dx = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=torch.channels_last)
     _launch_backward(channels_last(dy), places, dx, sizes)
     return in_layout(dx, like_channels_last)
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Whether torch's ops would answer `x` (B, C, H, W) in channels_last."""
-    return suggest_memory_format(x) == torch.channels_last
 
 
 def in_layout(y: Tensor, like_channels_last: bool) -> Tensor:
