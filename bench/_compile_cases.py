@@ -1,8 +1,8 @@
 """The calls whose launches compile_kernels.py compiles: AlexNet's training step, in three variants.
 
-The networks run whole, through their `FusedSequential`s, as in training; what no network calls, the
-optimizer and the input's preparation, is called beside them. CaffeNet is there for its norms and
-pools that are not one op; the other variants have the layers of these three.
+The networks run whole, through their `FusedSequential`s, as in training; what no network calls by
+itself, the optimizer, the input's preparation and keyed dropout, is called beside them. CaffeNet is
+there for its norms and pools that are not one op; the other variants' layers are these three's.
 """
 
 import torch
@@ -11,6 +11,7 @@ from _compile_record import Case
 
 from fastalex import AlexNet
 from fastalex.kernels.images import images
+from fastalex.kernels.keyed_dropout import keyed_dropout
 from fastalex.kernels.sgd import momentum_sgd_
 from fastalex.model import WholeWindowConv2d
 
@@ -24,7 +25,7 @@ def cases() -> list[Case]:
     for dtype in (torch.float16, torch.float32):
         made.append(_network("paper", dtype))
     for dtype in (*HALVES, torch.float32):
-        made += [_optimizer(dtype), _input(dtype)]
+        made += [_optimizer(dtype), _input(dtype), _dropout(dtype)]
     made.append(_inference(_network("paper", torch.bfloat16)))
     return [*made, _in_full_float32(_network("paper", torch.float32))]
 
@@ -79,6 +80,18 @@ def _input(dtype: torch.dtype) -> Case:
         images(x, _empty(3), std=57.4, dtype=dtype)
 
     return Case("input", dtype, call)
+
+
+def _dropout(dtype: torch.dtype) -> Case:
+    """By key: of one tower's half of fc6, behind its ReLU, and of torchvision's input of fc6."""
+
+    def call() -> None:
+        key = _empty(2, dtype=torch.int64)
+        for relu, units in ((True, 2048), (False, 9216)):
+            x = _empty(BATCH, units, dtype=dtype).requires_grad_()
+            keyed_dropout(x, key, relu=relu, first_row=BATCH, first_unit=units)
+
+    return Case("dropout", dtype, call)
 
 
 def _inference(case: Case) -> Case:

@@ -116,16 +116,17 @@ def _conv(
     return Op([x, w, b], providers, passes, reference, forward_only=("cudnn-fused",))
 
 
-def _dropout(inverted: bool, batch: int) -> Work:
+def _dropout(inverted: bool, keyed: bool, batch: int) -> Work:
     x = torch.randn(batch, 512 if SMALL else 4096, device=DEVICE).to(DTYPE)
 
     def stock(x: Tensor) -> Tensor:
-        if inverted:
-            return F.dropout(F.relu(x))
         y = F.relu(x)
-        return y * torch.empty_like(y).bernoulli_(0.5)
+        return F.dropout(y) if inverted else y * torch.empty_like(y).bernoulli_(0.5)
 
-    providers = ours(partial(kernels.relu_dropout, inverted=inverted), GPU) | {"torch": stock}
+    by_key = {"key": torch.tensor([0, 0], device=DEVICE), "relu": True} if keyed else {}
+    op = kernels.keyed_dropout if keyed else kernels.relu_dropout
+    op = partial(op, inverted=inverted, **by_key)
+    providers = ours(op, GPU) | {"torch": stock}
     if GPU:
         providers["torch-compiled"] = compiled(stock)
     passes = {
@@ -228,8 +229,9 @@ _LAYERS: list[tuple[str, str, tuple[str, ...], Callable[[int], Work]]] = [
     ("torchvision", "conv3", ALL, partial(_conv, 192, 13, 384, 3, 1, 1, 1)),
     ("torchvision", "conv4", ALL, partial(_conv, 384, 13, 256, 3, 1, 1, 1)),
     ("torchvision", "conv5", ALL, partial(_conv, 256, 13, 256, 3, 1, 1, 1)),
-    ("paper", "relu+dropout", BOTH, partial(_dropout, False)),
-    ("torchvision", "relu+dropout", BOTH, partial(_dropout, True)),
+    ("paper", "relu+dropout", BOTH, partial(_dropout, False, False)),
+    ("paper", "relu+keyed-dropout", BOTH, partial(_dropout, False, True)),
+    ("torchvision", "relu+dropout", BOTH, partial(_dropout, True, False)),
     ("both", "images", ("forward",), partial(_images, 224, 1)),
     ("both", "images-in-blocks", ("forward",), partial(_images, 224, 4)),
 ]

@@ -87,7 +87,8 @@ def _quick(every_job: list[Job]) -> list[Job]:
         form = (job.target.name, launch.module, launch.kernel)
         if launch.tiling:
             form += (launch.direction, launch.tiling.startswith("tma"))
-        of_paper = launch.case in ("paper", "optimizer", "input") and launch.dtype == torch.bfloat16
+        of_paper = launch.case in ("paper", "optimizer", "input", "dropout")
+        of_paper &= launch.dtype == torch.bfloat16
         all_of_them = of_paper and not launch.tiling and job.target.name == "sm_90"
         if all_of_them or form not in seen:
             seen.add(form)

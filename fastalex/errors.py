@@ -12,6 +12,10 @@ class RunError(RuntimeError):
     """A sound request failed on the way: says what broke and what is left. Exit 1."""
 
 
+class PeerLost(RunError):
+    """Another rank has gone or answers no more: a consequence, reported where no rank has a cause."""
+
+
 class Stopped(Exception):  # noqa: N818 - asked for, hence no error
     """A signal ended a run that saved its state first: says how to go on. Exit 128 + signal."""
 

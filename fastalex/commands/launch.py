@@ -1,16 +1,21 @@
 """The entry points of the commands, and their manners.
 
 One line for an error, on stderr, and an exit code: 2 for a request that cannot be met, 1 for a run
-that failed, 128 + n for signal n. `--debug` shows the traceback instead.
+that failed, 128 + n for signal n. `--debug` shows the traceback instead. Of several processes that
+run a command together (ranks), the one that started them says it, and names the rank.
 """
 
+import contextlib
 import importlib
 import os
 import signal
 import sys
+import traceback
 from types import FrameType
+from typing import NoReturn
 
-from fastalex.errors import RunError, Stopped, UsageError
+from fastalex.commands import rank
+from fastalex.errors import PeerLost, RunError, Stopped, UsageError
 
 
 def train() -> None:
@@ -28,17 +33,41 @@ def prepare() -> None:
     _run("prepare")
 
 
+def end_rank(name: str, error: BaseException) -> NoReturn:
+    """End this process, a rank of fastalex-NAME, with what `error` means; from any thread."""
+    code, message = _verdict(error)
+    if "--debug" in sys.argv:
+        traceback.print_exception(error)
+    if not rank.has_launcher():
+        print(f"fastalex-{name}: rank {os.environ['RANK']}: {message}", file=sys.stderr)
+    rank.leave_word(error, code, message, consequence=isinstance(error, PeerLost))
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """At once: as the interpreter ends, process groups of torch abort, or wait for other ranks."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
+
+
 def _run(name: str) -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     signal.signal(signal.SIGTERM, _terminate)
+    rank.enter()
     try:
         importlib.import_module(f"fastalex.commands.{name}").main(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output has gone: nobody is left to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        if rank.is_rank():
+            _leave(0)
     except (Exception, KeyboardInterrupt) as error:
+        if rank.is_rank():
+            end_rank(name, error)
+        if isinstance(error, BrokenPipeError):  # whoever read our output has gone: nobody to tell
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         if debug:
             raise
         code, message = _verdict(error)
@@ -48,6 +77,8 @@ def _run(name: str) -> None:
 
 def _verdict(error: BaseException) -> tuple[int, str]:
     """Exit code and line for an error."""
+    if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11, of one within __set_name__
+        error = error.__cause__
     text = " ".join(str(error).split())
     match error:
         case UsageError():
@@ -56,6 +87,8 @@ def _verdict(error: BaseException) -> tuple[int, str]:
             return 1, text
         case Stopped():
             return 128 + error.signum, text
+        case _Terminated():
+            return 128 + signal.SIGTERM, "terminated"
         case KeyboardInterrupt():
             return 128 + signal.SIGINT, "interrupted"
         case ModuleNotFoundError() if error.name and not error.name.startswith("fastalex"):
@@ -69,5 +102,9 @@ def _verdict(error: BaseException) -> tuple[int, str]:
             return 1, f"{type(error).__name__}: {text} (--debug shows where)"
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM. No Exception: an import in progress may swallow those."""
+
+
 def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise Stopped("terminated", signum)
+    raise _Terminated

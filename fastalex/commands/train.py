@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import shlex
 import time
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 import tyro
 
+from fastalex.commands import launch, rank
 from fastalex.commands.options import parse
 from fastalex.data import demo_dataset, open_dataset
 from fastalex.data.shards import Dataset
@@ -17,7 +19,9 @@ from fastalex.errors import UsageError
 from fastalex.figures.curves import draw_curves
 from fastalex.train import Metrics, TrainConfig, read_config, recipe, train
 from fastalex.train.device import pick_device
+from fastalex.train.distributed import ALONE, World, join
 from fastalex.train.log import read_log
+from fastalex.train.parallel import micro_batches, mode_of
 from fastalex.train.recipes import RECIPES
 from fastalex.train.rundir import check_new, check_resumed
 
@@ -46,24 +50,65 @@ def main(argv: list[str]) -> None:
     options = _parse(argv)
     config = options.train
     config.check()
-    device = pick_device(config.device, config.gpus)
     if options.resume is not None and options.out is not None:
         raise UsageError("--out and --resume exclude each other: a resumed run stays where it is")
+    if rank.is_rank():
+        return _as_rank(options, argv)
+    pick_device(config.device, config.gpus)
+    if config.parallel != "auto":
+        mode_of(config)
     run = options.resume or options.out or _fresh_run(config)
     if options.resume is not None:
         check_resumed(config, run)
     else:
         check_new(run)  # before hours of preparing
-    dataset = demo_dataset() if config.data is None else open_dataset(config.data)
+    dataset = _open(config)
+    if config.gpus == 1:
+        return _train(config, dataset, run, options.resume is not None, ALONE)
+    where = [] if options.resume is not None else ["--out", str(run)]
+    from fastalex.commands import ranks  # brings torch's launcher, which one process does not need
+
+    ranks.start("train", [*argv, *where], config.gpus)
+
+
+def _as_rank(options: Options, argv: list[str]) -> None:
+    """One of several processes, which `ranks`, torchrun or Slurm has started."""
+    config, size = options.train, int(os.environ["WORLD_SIZE"])
+    if not any(argument.split("=")[0] == "--gpus" for argument in argv):
+        config = dataclasses.replace(config, gpus=size)  # whoever started them has said how many
+    local, here = (
+        int(os.environ.get(f"LOCAL_{n}", d)) for n, d in (("RANK", 0), ("WORLD_SIZE", size))
+    )
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) and not (
+        options.out or options.resume
+    ):
+        raise UsageError("torchrun --max-restarts: add --out RUN, where the next attempt finds it")
+    with join(pick_device(config.device, config.gpus, local, here)) as world:
+        run = world.gather(options.resume or options.out or _fresh_run(config))[0]
+        resume = options.resume is not None or (again and (run / "config.json").exists())
+        dataset = _open(config) if local == 0 else None
+        world.gather(None)  # one of each machine prepares what is to be prepared
+        _train(config, dataset or _open(config), run, resume, world)
+
+
+def _train(config: TrainConfig, dataset: Dataset, run: Path, resume: bool, world: World) -> None:
     metrics = train(
         config,
         dataset,
         run,
-        resume=options.resume is not None,
-        announce=lambda: _announce(config, dataset, run, device),
+        resume=resume,
+        announce=lambda decided, timings: _announce(decided, dataset, run, timings),
+        world=world,
+        abandon=lambda error: launch.end_rank("train", error),
     )
-    draw_curves(read_log(run), run / "curves.png", title=run.name)
-    print(_farewell(config, metrics, run))
+    if world.main:
+        draw_curves(read_log(run), run / "curves.png", title=run.name)
+        print(_farewell(config, metrics, run))
+
+
+def _open(config: TrainConfig) -> Dataset:
+    return demo_dataset() if config.data is None else open_dataset(config.data)
 
 
 def _farewell(config: TrainConfig, metrics: Metrics, run: Path) -> str:
@@ -115,16 +160,32 @@ def _fresh_run(config: TrainConfig) -> Path:
     return next(path for path in tries if not path.exists())
 
 
-def _announce(config: TrainConfig, dataset: Dataset, run: Path, device: torch.device) -> None:
-    where = torch.cuda.get_device_name() if device.type == "cuda" else (
-        f"the CPU ({torch.get_num_threads()} threads)"
-    )  # fmt: skip
+def _where(config: TrainConfig) -> str:
+    """The devices, and how they share the work."""
+    gpu = config.device != "cpu" and torch.cuda.is_available()
+    if config.gpus == 1:
+        cpu = f"the CPU ({torch.get_num_threads()} threads)"
+        return torch.cuda.get_device_name() if gpu else cpu
+    mode = mode_of(config)
+    parts = f" in {micro_batches(config, mode)} micro-batches" if mode != "data" else ""
+    if gpu:
+        return f"{config.gpus} x {torch.cuda.get_device_name()}, {mode}{parts}"
+    return (
+        f"{config.gpus} processes of the CPU ({torch.get_num_threads()} threads each), "
+        f"{mode}{parts}: to try it out, not to be quick"
+    )
+
+
+def _announce(config: TrainConfig, dataset: Dataset, run: Path, timings: str) -> None:
+    where = _where(config)
     network = f"variant {config.variant}" + (
         f" at {config.width:g} of its width" if config.width != 1 else ""
     )
     start = f", {config.init} initialisation" if config.init else ""
     compiled = "compiled" if config.compile else "not compiled"
     print(f"{config.recipe}: {network}{start}, {config.precision}, {compiled}, on {where}")
+    if timings:
+        print(timings)
     if config.recipe == "demo" and config.init == "he":
         print(
             "the demo starts from He's initialisation, since the paper's does not leave chance "

@@ -10,6 +10,7 @@ from fastalex.kernels._choice import Report, report
 from fastalex.kernels._launch import use
 from fastalex.kernels.conv2d_relu import conv2d_relu
 from fastalex.kernels.images import images
+from fastalex.kernels.keyed_dropout import keyed_dropout
 from fastalex.kernels.local_response_norm import local_response_norm
 from fastalex.kernels.local_response_norm_max_pool2d import local_response_norm_max_pool2d
 from fastalex.kernels.max_pool2d import max_pool2d
@@ -20,6 +21,7 @@ __all__ = [
     "Report",
     "conv2d_relu",
     "images",
+    "keyed_dropout",
     "local_response_norm",
     "local_response_norm_max_pool2d",
     "max_pool2d",

@@ -13,6 +13,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from fastalex import kernels
 from fastalex.kernels._launch import may_fuse
+from fastalex.model.dropout import KeyedDropout
 from fastalex.model.layers import (
     LocalResponseNorm,
     MaxPool2d,
@@ -29,7 +30,7 @@ class FusedSequential(nn.Sequential):
         Conv2d, ReLU            (then, on a GPU, the ReLU's backward in the norm's or pool's)
         [ReLU,] LocalResponseNorm[, MaxPool2d]
         [ReLU,] MaxPool2d
-        ReLU, Dropout           (torch's or `UnscaledDropout`)
+        ReLU, Dropout           (torch's, `UnscaledDropout` or `KeyedDropout`)
 
     A module that anyone may be watching or has changed runs by itself: one with a hook of any kind,
     with a `forward` of its own (subclass or patched), or with an argument that no fused op has
@@ -84,6 +85,7 @@ _KINDS: dict[type[nn.Module], str] = {
     MaxPool2d: "pool",
     nn.Dropout: "dropout",
     UnscaledDropout: "dropout",
+    KeyedDropout: "dropout",
 }
 
 
@@ -180,6 +182,8 @@ def _norm_pool(
     )
 
 
-def _relu_dropout(dropout: nn.Dropout, x: torch.Tensor) -> torch.Tensor:
+def _relu_dropout(dropout: nn.Dropout | KeyedDropout, x: torch.Tensor) -> torch.Tensor:
+    if isinstance(dropout, KeyedDropout):
+        return dropout.after_relu(x)
     inverted = not isinstance(dropout, UnscaledDropout)
     return kernels.relu_dropout(x, dropout.p, dropout.training, inverted=inverted)

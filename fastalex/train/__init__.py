@@ -8,7 +8,7 @@ from fastalex.train.evaluate import Metrics, evaluate, evaluate_run
 from fastalex.train.optimizer import MomentumSGD
 from fastalex.train.recipes import recipe
 from fastalex.train.rundir import read_config
-from fastalex.train.trainer import train
+from fastalex.train.start import train
 
 __all__ = [
     "Metrics",

@@ -1,7 +1,8 @@
 """last.pt: all that the next step of a run depends on.
 
 A checkpoint is one dict of plain values and tensors (it loads with `weights_only=True`): the
-single-model state_dict, optimizer, schedule, step, random states, config, classes and mean image.
+single-model state_dict, optimizer, schedule, step, config, classes and mean image.
+It is the same however many ranks wrote it, and any number reads it.
 """
 
 import io
@@ -49,18 +50,3 @@ def load(run: Path) -> dict[str, Any] | None:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UsageError(f"{path} is no checkpoint of this version of fastalex (format {FORMAT})")
     return state
-
-
-def random_states() -> dict[str, torch.Tensor]:
-    """The states of torch's generators, by device type."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def set_random_states(states: dict[str, torch.Tensor]) -> None:
-    """Put the generators where `random_states` found them; a GPU's only where there is one."""
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])

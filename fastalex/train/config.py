@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from fastalex.errors import UsageError
 
+ParallelName = Literal["auto", "towers", "data", "hybrid"]
 Precision = Literal["bf16", "fp16", "fp32"]
 ScheduleName = Literal["constant", "plateau", "step", "cosine", "original"]
 RecipeName = Literal["demo", "paper", "original", "caffe", "modern"]
@@ -41,7 +42,18 @@ class TrainConfig:
     input_std: float | None = None
     """Divides the mean-free pixels (0..255); left out: the variant's own."""
     gpus: int = 1
-    """GPUs to train on; 1 also stands for the CPU where there is no GPU."""
+    """GPUs to train on, a process each; 1 also stands for the CPU where there is no GPU, and more
+    with --device cpu for so many processes of the CPU, to try it out."""
+    parallel: ParallelName | None = None
+    """How GPUs share a step. towers: two GPUs, a tower each, as in 2012; data: each the whole
+    network on its part of the batch; hybrid: that for the convolutions, a part of the fully
+    connected layers each; auto: times them. Left out: towers where they fit, else data."""
+    micro_batches: int | Literal["auto"] | None = None
+    """Parts of a batch that follow each other through towers and hybrid, so that one's exchange
+    runs while another computes; auto: times 1, 2 and 4. Left out: 2, and 1 with batch norm."""
+    timeout: float = 300.0
+    """Seconds without progress after which a rank counts as hanging (ten times that for the first
+    steps, which compile)."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: the GPU when there is one."""
     batch_size: int = 128
@@ -102,13 +114,15 @@ class TrainConfig:
         }  # fmt: skip
         for name, least in at_least.items():
             self._refuse(name, lambda x, least=least: x >= least, f"at least {least}")
-        for name in ("width", "step_epochs", "input_std", "steps", "lr"):
+        for name in ("width", "step_epochs", "input_std", "steps", "lr", "timeout"):
             self._refuse(name, lambda x: x > 0, "greater than 0")
         for name in ("dropout", "momentum", "label_smoothing"):
             self._refuse(name, lambda x: 0 <= x < 1, "in [0, 1)")
         self._refuse("seed", lambda x: x < 2**64, "below 2^64")
-        known = get_args(ScheduleName)
-        self._refuse("schedule", lambda x: x in known, f"one of {', '.join(known)}")
+        self._refuse("micro_batches", lambda x: x == "auto" or x >= 1, "auto, or at least 1")
+        for name, names in (("schedule", ScheduleName), ("parallel", ParallelName)):
+            known = get_args(names)
+            self._refuse(name, lambda x, known=known: x in known, f"one of {', '.join(known)}")
 
     def _refuse(self, name: str, good: Callable[[Any], bool], rule: str) -> None:
         value = getattr(self, name)

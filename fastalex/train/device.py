@@ -11,23 +11,27 @@ from fastalex.train.config import Precision
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pick_device(name: str, gpus: int = 1) -> torch.device:
-    """The device for --device `name` (auto, cuda or cpu) and --gpus `gpus`.
+def pick_device(
+    name: str, gpus: int = 1, local_rank: int = 0, ranks_here: int | None = None
+) -> torch.device:
+    """The device of one rank, for --device `name` (auto, cuda or cpu) and --gpus `gpus`.
+
+    Args:
+        local_rank: which of the `ranks_here` on this machine (None: all `gpus`).
 
     Raises:
         UsageError: the machine has not got it.
     """
     have = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if gpus > 1 and (name == "cpu" or have < gpus):
-        raise UsageError(
-            f"--gpus {gpus}: {'--device cpu uses none' if name == 'cpu' else f'found {have} GPUs'}"
-            "; leave --gpus out to train on one GPU or on the CPU"
-        )
-    if gpus > 1:
-        raise UsageError(f"--gpus {gpus}: this version trains on one GPU; leave --gpus out")
+    needed = gpus if ranks_here is None else ranks_here
     if name == "cuda" and not have:
         raise UsageError("--device cuda: torch finds no GPU; leave --device out to use the CPU")
-    return torch.device("cuda" if have and name != "cpu" else "cpu")
+    if gpus > 1 and name != "cpu" and have < needed:
+        raise UsageError(
+            f"--gpus {gpus}: torch finds {have} here; leave --gpus out to train on one GPU or on "
+            f"the CPU, or add --device cpu to try it out with {gpus} processes of the CPU"
+        )
+    return torch.device("cuda", local_rank) if have and name != "cpu" else torch.device("cpu")
 
 
 def arithmetic(device: torch.device, precision: Precision) -> AbstractContextManager[object]:

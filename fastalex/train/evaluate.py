@@ -21,6 +21,7 @@ from fastalex.train import checkpoint
 from fastalex.train.build import build_model, input_format, load_weights
 from fastalex.train.config import Precision
 from fastalex.train.device import arithmetic, pick_device
+from fastalex.train.distributed import ALONE, World
 from fastalex.train.rundir import read_config
 
 
@@ -76,33 +77,34 @@ def evaluate(
     device: torch.device,
     precision: Precision = "fp32",
     ten_crop: TenCrop | None = None,
+    world: World = ALONE,
 ) -> Metrics:
     """Metrics of `model` (put into eval mode meanwhile) over `batches`.
 
     Args:
         batches: as `fastalex.data.pipeline.eval_batches` gives them: windows of the network's size,
             or whole 256 x 256 images where `ten_crop` is given.
+        world: ranks that each have a part of the images; the metrics are those of all.
 
     Raises:
         UsageError: no images.
     """
     was_training = model.training
     model.eval()
-    total = torch.zeros(3, dtype=torch.float64)
-    count = 0
+    total = torch.zeros(4, dtype=torch.float64)
     try:
         for batch in batches:
             views = [batch.images] if ten_crop is None else ten_crop.windows(batch.images)
             with arithmetic(device, precision):
                 log_probs = mean_log_softmax(model(view).double() for view in views)
             total += _sums(log_probs, batch.labels).cpu()
-            count += len(batch.labels)
     finally:
         model.train(was_training)
+    total, count = world.sum(total).split([3, 1])
     if not count:
         raise UsageError("there is no image to evaluate on: the dataset's val half is empty")
     loss, top1, top5 = (total / count).tolist()
-    return Metrics(loss=loss, top1_error=top1, top5_error=top5, images=count)
+    return Metrics(loss=loss, top1_error=top1, top5_error=top5, images=int(count))
 
 
 def mean_log_softmax(logits: Iterable[Tensor]) -> Tensor:
@@ -173,12 +175,14 @@ def _window(images: Tensor, place: tuple[int, int], side: int) -> Tensor:
 
 
 def _sums(log_probs: Tensor, labels: Tensor) -> Tensor:
-    """(3,): summed loss, images whose first guess is wrong, images missed by the first five."""
+    """(4,): summed loss, images whose first guess is wrong, images missed by the first five, and
+    the number of images."""
     loss = -log_probs.gather(1, labels[:, None]).sum()
     guesses = log_probs.topk(min(5, log_probs.shape[1]), dim=1).indices
     hits = guesses == labels[:, None]
-    wrong = len(labels) - hits[:, :1].sum(), len(labels) - hits.sum()
-    return torch.stack([loss, *wrong]).double()
+    count = torch.tensor(len(labels), device=loss.device)
+    wrong = count - hits[:, :1].sum(), count - hits.sum()
+    return torch.stack([loss, *wrong, count]).double()
 
 
 def _few(names: Iterable[str]) -> str:

@@ -36,14 +36,18 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 
 class RunLog:
-    """Appends to a run's log from `step` on; what a killed run had logged past it is dropped.
+    """Appends to a run's log from `step` on; what a killed run had logged past it is dropped. Of
+    several ranks all but the `main` one say and write nothing.
 
     Raises:
         RunError: from any method, the disk is full.
     """
 
-    def __init__(self, run: Path, *, step: int, total_steps: int) -> None:
-        self._path = run / LOG
+    def __init__(self, run: Path, *, step: int, total_steps: int, main: bool = True) -> None:
+        self._path, self._main = run / LOG, main
+        self._error = ""
+        if not main:
+            return
         kept = [line for line in read_log(run) if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         files.write(self._path, text.encode(), GO_ON)
@@ -53,10 +57,11 @@ class RunLog:
         # disable=None: no bar where stderr is no terminal; `training` prints lines there instead.
         self._bar = tqdm(total=total_steps, initial=step, unit="step", disable=None, smoothing=0.1)
         self._quiet_until = 0.0
-        self._error = ""
 
     def training(self, lines: list[dict[str, Any]]) -> None:
         """Log the steps of one fetch; each line has step, epoch, loss, lr, images_per_s."""
+        if not self._main:
+            return
         with self._room():
             self._write(lines)
             for line in lines:
@@ -72,6 +77,8 @@ class RunLog:
 
     def validation(self, line: dict[str, Any], epochs: int) -> None:
         """Log one validation; the line has step, epoch, val_loss, top1_error, top5_error."""
+        if not self._main:
+            return
         with self._room():
             self._write([line])
             keys = ("val_loss", "top1_error", "top5_error")
@@ -84,10 +91,14 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""
+        if not self._main:
+            return
         self._bar.write(text, file=sys.stdout)
         sys.stdout.flush()
 
     def close(self) -> None:
+        if not self._main:
+            return
         self._bar.close()
         for file in (self._events, self._file):
             with contextlib.suppress(OSError):  # reported when it was written to

@@ -1,58 +1,106 @@
-"""One training step: forward, loss, backward, update."""
+"""One training step: forward, loss, backward, update; in one process or as a rank's part of it."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 from fastalex.model import AlexNet
-from fastalex.train.build import load_weights
+from fastalex.model.exchange import Group
+from fastalex.model.shares import cut_state, join_state
+from fastalex.train.build import build_model, load_weights
 from fastalex.train.config import TrainConfig
-from fastalex.train.device import arithmetic
 from fastalex.train.optimizer import MomentumSGD
+from fastalex.train.parallel import Mode, share_out
 from fastalex.train.schedule import Rates
 
 
 class TrainStep:
-    """Holds the model (on its device), the optimizer and, for fp16, the loss scaler."""
+    """Holds the model (on its device), the optimizer and, for fp16, the loss scaler.
 
-    def __init__(self, model: AlexNet, config: TrainConfig, device: torch.device) -> None:
-        self.model, self.config, self.device = model, config, device
+    Args:
+        model: the whole network, the same on all ranks; with towers and hybrid it becomes a share.
+        group: the ranks, or None for one process.
+    """
+
+    def __init__(
+        self,
+        model: AlexNet,
+        config: TrainConfig,
+        device: torch.device,
+        group: Group | None = None,
+        mode: Mode = "one",
+    ) -> None:
+        self.config, self.group, self._device = config, group, device
+        self._whole: AlexNet | None = None
+        seed = config.seed - 2**64 if config.seed >= 2**63 else config.seed  # the same 64 bits
+        self._key = torch.tensor([seed, 0], dtype=torch.int64, device=device)
+        self.network = share_out(model, config, self._key, group, mode)
+        self.model = self.network.model
         self.optimizer = MomentumSGD(
-            parameter_groups(model, config, device), momentum=config.momentum
+            parameter_groups(self.model, config, device), momentum=config.momentum
         )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-        compiled = config.compile
-        self._loss = torch.compile(self._forward, fullgraph=True) if compiled else self._forward
+        scaler = torch.amp.GradScaler if group is None else ShardedGradScaler
+        self.scaler = scaler(device.type, enabled=config.precision == "fp16")
         # The scaler wraps `optimizer.step` itself, so in fp16 the update is not compiled.
-        compiled = compiled and not self.scaler.is_enabled()
+        compiled = config.compile and not self.scaler.is_enabled()
         self._update = torch.compile(self.optimizer.step) if compiled else self.optimizer.step
 
-    def __call__(self, images: Tensor, labels: Tensor, rates: Rates) -> Tensor:
-        """Train on (B, 3, S, S) float images and (B,) int64 labels; returns the mean loss."""
+    def __call__(
+        self, images: Tensor, labels: Tensor, rates: Rates, step: int
+    ) -> tuple[Tensor, Tensor]:
+        """Train on (B, 3, S, S) float images and (B,) int64 labels.
+
+        Args:
+            step: steps made before; with the seed it decides what dropout drops.
+
+        Returns: the mean loss, and what `Network.loss` says of this rank's health.
+        """
         for group in self.optimizer.param_groups:
             group["lr"].fill_(getattr(rates, group["name"]))
+        self._key[1].fill_(step)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(images, labels)
+        loss, health = self.network.loss(images, labels)
         self.scaler.scale(loss).backward()
+        self.network.finish_gradients()
         if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
             self._update()
-        return loss.detach()
+        return loss.detach(), health
 
     def is_finite(self) -> bool:
-        """Whether every parameter is. Waits for the device."""
+        """Whether every parameter of this rank is. Waits for the device."""
         norms = [parameter.detach().norm() for parameter in self.model.parameters()]
         return bool(torch.stack(norms).sum().isfinite())
 
+    def weights(self) -> dict[str, Tensor]:
+        """The whole network's state_dict; all ranks call it."""
+        return self._join(self.model.state_dict())
+
+    def whole_model(self) -> AlexNet:
+        """The network as one process has it, for evaluation; all ranks call it."""
+        if not self.network.rows:
+            return self.model
+        weights = self.weights()
+        if self._whole is None:
+            config = replace(self.config, init_from=None)
+            self._whole = build_model(config, len(weights["classifier.6.bias"])).to(self._device)
+        self._whole.load_state_dict(weights)
+        return self._whole
+
     def state_dict(self) -> dict[str, Any]:
+        """The state of one process, however the step is shared; all ranks call it."""
+        optimizer = self.optimizer.state_dict()
+        velocities = self._by_parameter(optimizer["state"], self._join)
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": self.weights(),
+            "optimizer": {**optimizer, "state": velocities},
             "scaler": self.scaler.state_dict(),
         }
 
@@ -62,18 +110,34 @@ class TrainStep:
         Raises:
             UsageError: the state is of another network; names `origin`, where it came from.
         """
-        load_weights(self.model, state["model"], origin)
+        load_weights(self.model, self._cut(state["model"]), origin)
         ours = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
+        velocities = self._by_parameter(state["optimizer"]["state"], self._cut)
+        self.optimizer.load_state_dict({**state["optimizer"], "state": velocities})
         for group, settings in zip(self.optimizer.param_groups, ours, strict=True):
             group.update(settings)
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
 
-    def _forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        with arithmetic(self.device, self.config.precision):
-            logits = self.model(images)
-            return F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+    def _join(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return state if self.group is None else join_state(state, self.network.rows, self.group)
+
+    def _cut(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return state if self.group is None else cut_state(state, self.network.rows, self.group)
+
+    def _by_parameter(
+        self,
+        state: dict[int, dict[str, Tensor]],
+        change: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    ) -> dict[int, dict[str, Tensor]]:
+        """The optimizer's state, whose keys are numbers, changed as what bears the names."""
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        order = [names[p] for group in self.optimizer.param_groups for p in group["params"]]
+        kinds = {kind for of in state.values() for kind in of}
+        changed = {
+            kind: change({order[i]: of[kind] for i, of in state.items()}) for kind in sorted(kinds)
+        }
+        return {i: {kind: changed[kind][order[i]] for kind in changed} for i in state}
 
 
 def parameter_groups(

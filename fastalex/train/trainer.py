@@ -1,9 +1,10 @@
-"""The training loop: from a TrainConfig to a run directory with a trained network.
+"""The training loop. For `fastalex.train.start.train`.
 
 A run can stop anywhere: its last checkpoint holds all that the next step depends on (weights,
-velocity, rates, random states, place in the data), so that a resumed run ends with the weights of
-one that never stopped, bit for bit on one CPU. Checkpoints come after each pass, every ten minutes,
-and at SIGINT or SIGTERM.
+velocity, rates, place in the data; all draws follow from seed and step), so that a resumed run ends
+with the weights of one that never stopped, bit for bit on one CPU. Checkpoints come after each
+pass, every ten minutes, and at SIGINT or SIGTERM. With several ranks all run this loop, meet at the
+beginning of each step to agree on what is due, and rank 0 alone writes, what one process would.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,84 +26,55 @@ from fastalex.errors import RunError, Stopped, UsageError
 from fastalex.train import checkpoint
 from fastalex.train.build import WEIGHTS, build_model, input_format
 from fastalex.train.config import TrainConfig
-from fastalex.train.device import pick_device
+from fastalex.train.distributed import World, peers
 from fastalex.train.evaluate import Metrics, evaluate
 from fastalex.train.log import RunLog
 from fastalex.train.meter import Meter
-from fastalex.train.rundir import alone, check_new, check_resumed, write_config
+from fastalex.train.parallel import mode_of
 from fastalex.train.schedule import Schedule
 from fastalex.train.signals import StopOnSignal
 from fastalex.train.step import TrainStep
+from fastalex.train.watch import Watch
 
 SECONDS_BETWEEN_CHECKPOINTS = 600.0
 
 
-def train(
-    config: TrainConfig,
-    dataset: Dataset,
-    run: Path,
-    *,
-    resume: bool = False,
-    announce: Callable[[], object] = lambda: None,
-) -> Metrics:
-    """Train on `dataset`, into the run directory `run`.
-
-    Args:
-        run: a directory that is new or empty; with `resume` one that a run was started in, which
-            goes on from its last checkpoint, or from the beginning where it has none yet.
-        announce: called once everything has been found in order, before the first step.
-
-    Returns: the metrics of the last validation.
-
-    Raises:
-        UsageError: settings that no run can have, `run` not as said, a checkpoint of other data.
-        RunError: a loss that is not finite, a full disk, an image that cannot be decoded.
-        Stopped: SIGINT or SIGTERM, after saving.
-    """
-    config.check()
-    if resume:
-        check_resumed(config, run)
-    else:
-        check_new(run)
-    trainer = _Trainer(config, dataset, run)  # first: what cannot run leaves no directory behind
-    run.mkdir(parents=True, exist_ok=True)
-    with alone(run):
-        state = checkpoint.load(run) if resume else None
-        if state is not None:
-            trainer.load_state_dict(state)
-        write_config(config, run)
-        announce()
-        return trainer.run_to_end()
-
-
-class _Trainer:
+class Trainer:
     """One run: what it is made of, and what happens when."""
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, run: Path) -> None:
-        self.config, self.dataset, self.run = config, dataset, run
-        self.device = pick_device(config.device, config.gpus)
+    def __init__(self, config: TrainConfig, dataset: Dataset, run: Path, world: World) -> None:
+        self.config, self.dataset, self.run, self.world = config, dataset, run, world
+        self.device = world.device(config.device, config.gpus)
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
         if config.steps is not None:
             self.total_steps = min(self.total_steps, config.steps)
         self.format = input_format(config)
+        self.mode = mode_of(config)
         model = build_model(config, len(dataset.classes)).to(self.device)
-        self.train_step = TrainStep(model, config, self.device)
+        self.train_step = TrainStep(model, config, self.device, world.group, self.mode)
         self.schedule = Schedule(config)
         self.step = 0
         self.metrics: Metrics | None = None
         self.validated_at: int | None = None
-        self.meter = Meter(config.batch_size, self.steps_per_epoch)
+        self.meter = Meter(config.batch_size, self.steps_per_epoch, world)
         self.saved_at = time.monotonic()
 
-    def run_to_end(self) -> Metrics:
-        self.log = RunLog(self.run, step=self.step, total_steps=self.total_steps)
+    def run_to_end(self, watch: Watch) -> Metrics:
+        self.watch = watch
+        self.log = RunLog(
+            self.run, step=self.step, total_steps=self.total_steps, main=self.world.main
+        )
         try:
             with StopOnSignal() as stop, contextlib.closing(self._batches()) as batches:
-                while self.step < self.total_steps and stop.signum is None:
-                    self._advance(next(batches))
-                if stop.signum is not None:
-                    self._stop(stop.signum)
+                while self.step < self.total_steps:
+                    watch.at(f"the images of step {self.step + 1}")
+                    batch = next(batches)
+                    watch.at(f"step {self.step + 1}")
+                    signum, save = self._agree(stop.signum)
+                    if signum:
+                        self._stop(signum)
+                    self._advance(batch, save)
                 if self.validated_at != self.step:
                     self._save()  # what is trained is safe before the last validation begins
                     self._validate()
@@ -112,6 +84,12 @@ class _Trainer:
         assert self.metrics is not None
         return self.metrics
 
+    def _agree(self, signum: int | None) -> tuple[int, bool]:
+        """The signal that some rank has got, or 0, and whether rank 0 finds a checkpoint due."""
+        due = self.world.main and time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS
+        flags = self.world.largest(torch.tensor([signum or 0, int(due)])).tolist()
+        return flags[0], bool(flags[1])
+
     def state_dict(self) -> dict[str, Any]:
         return {
             **self.train_step.state_dict(),
@@ -119,7 +97,6 @@ class _Trainer:
             "step": self.step,
             "metrics": None if self.metrics is None else dataclasses.asdict(self.metrics),
             "validated_at": self.validated_at,
-            "random": checkpoint.random_states(),
             "config": self.config.to_json(),
             "data": self.dataset.fingerprint,
             "classes": list(self.dataset.classes),
@@ -142,10 +119,10 @@ class _Trainer:
             )
         self.metrics = None if state["metrics"] is None else Metrics(**state["metrics"])
         self.validated_at = state["validated_at"]
-        checkpoint.set_random_states(state["random"])
 
     def _batches(self) -> Generator[Batch, None, None]:
         epoch, step = divmod(self.step, self.steps_per_epoch)
+        whole = self.mode == "towers"  # both towers see every image
         return train_batches(
             self.dataset,
             self.format,
@@ -158,20 +135,23 @@ class _Trainer:
             lighting_shrink=self.config.lighting_shrink,
             flip=self.config.flip,
             skip_bad=self.config.skip_bad,
+            rank=0 if whole else self.world.rank,
+            world_size=1 if whole else self.world.size,
         )
 
-    def _advance(self, batch: Batch) -> None:
+    def _advance(self, batch: Batch, save: bool) -> None:
         """One step, and what is due after it."""
         rates = self.schedule.rates(self.step / self.steps_per_epoch)
-        loss = self.train_step(batch.images, batch.labels, rates)
+        with peers():
+            numbers = self.train_step(batch.images, batch.labels, rates, self.step)
         self.step += 1
-        self.meter.add(self.step, rates.weights, loss)
+        self.meter.add(self.step, rates.weights, *numbers)
         if self.step % self.config.log_every == 0:
             self._fetch()
         if self.step % self.steps_per_epoch == 0:
             self._validate()
             self._save()
-        elif time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS:
+        elif save:
             self._save()
 
     def _fetch(self) -> None:
@@ -182,25 +162,41 @@ class _Trainer:
         if good:
             self.log.training(good)
         if bad is not None:
-            self._not_finite(f"the loss is {bad['loss']}", bad["step"], bad["lr"])
+            self._not_finite(
+                f"the loss is {bad['loss']}", bad["step"], bad["lr"], self.meter.to_blame
+            )
 
-    def _not_finite(self, what: str, step: int, lr: float) -> NoReturn:
+    def _not_finite(self, what: str, step: int, lr: float, ranks: list[int]) -> NoReturn:
         last = self.run / checkpoint.LAST
         good = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was due"
+        where = (
+            f" on rank {' and '.join(map(str, ranks))}" if self.world.size > len(ranks) > 0 else ""
+        )
         raise RunError(
-            f"{what} at step {step}, learning rate {lr:g}; {good}; "
+            f"{what}{where} at step {step}, learning rate {lr:g}; {good}; "
             "try a lower --lr, or --precision fp32"
         )
 
     def _validate(self) -> None:
         self._fetch()
+        ranks, precision = self.world.size, self.config.precision
         batches = eval_batches(
-            self.dataset, self.format, batch_size=self.config.batch_size, device=self.device
+            self.dataset,
+            self.format,
+            batch_size=-(-self.config.batch_size // ranks) * ranks,
+            device=self.device,
+            rank=self.world.rank,
+            world_size=ranks,
         )
-        model, precision = self.train_step.model, self.config.precision
-        metrics = evaluate(model, batches, device=self.device, precision=precision)
+        metrics = evaluate(
+            self.train_step.whole_model(),
+            self.watch.along(batches),
+            device=self.device,
+            precision=precision,
+            world=self.world,
+        )
         if not math.isfinite(metrics.loss):
-            self._not_finite(f"the validation loss is {metrics.loss}", self.step, self._lr())
+            self._not_finite(f"the validation loss is {metrics.loss}", self.step, self._lr(), [])
         self.metrics, self.validated_at = metrics, self.step
         line = {
             "step": self.step,
@@ -217,12 +213,20 @@ class _Trainer:
     def _save(self) -> None:
         """Write the weights, then the checkpoint that says how far they are trained."""
         self._fetch()
-        if not self.train_step.is_finite():
-            self._not_finite("the weights are not finite", self.step, self._lr())
-        weights = {k: v.contiguous() for k, v in self.train_step.model.state_dict().items()}
-        facts = {"format": "pt"}  # of one entry: safetensors writes several in any order
-        files.write(self.run / WEIGHTS, safetensors.torch.save(weights, facts), checkpoint.GO_ON)
-        checkpoint.save(self.run, self.state_dict())
+        self.watch.at(f"the checkpoint of step {self.step}")
+        finite = self.world.gather(self.train_step.is_finite())
+        if not all(finite):
+            sick = [rank for rank, good in enumerate(finite) if not good]
+            self._not_finite("the weights are not finite", self.step, self._lr(), sick)
+        state = self.state_dict()
+
+        def write() -> None:
+            dense = {k: v.contiguous() for k, v in state["model"].items()}
+            facts = {"format": "pt"}  # of one entry: safetensors writes several in any order
+            files.write(self.run / WEIGHTS, safetensors.torch.save(dense, facts), checkpoint.GO_ON)
+            checkpoint.save(self.run, state)
+
+        self.world.first(write)
         self.saved_at = time.monotonic()
         self.meter.restart_clock()
 

@@ -45,7 +45,7 @@ def empty(*shape, dtype=torch.bfloat16):
 def cases():
     x, w, bias, y = empty(8, 96, 27, 27), empty(256, 48, 5, 5), empty(256), empty(8, 256, 27, 27)
     pooled, places = empty(8, 256, 13, 13), empty(8, 256, 13, 13, dtype=torch.int8)
-    seed = empty(1, dtype=torch.int64)
+    key, place = empty(2, dtype=torch.int64), [4096, 1, 2, 0]
     pixels = torch.empty(8, 32, 32, 3, device="cuda", dtype=torch.uint8)
     mean, lr = empty(3, dtype=torch.float32), empty(1, dtype=torch.float32)
     weight = empty(64, 64, dtype=torch.float32)
@@ -78,11 +78,17 @@ def cases():
         lambda *o: op.local_response_norm_max_pool2d_backward(*o, *NORM),
         (pooled, y, places),
     )
-    yield "relu_dropout", lambda x, s: op.relu_dropout(x, s, 0.5, True, "triton"), (x, seed)
     yield (
-        "relu_dropout_backward",
-        lambda *o: op.relu_dropout_backward(*o, 0.5, True, "triton"),
-        (x, x, seed),
+        "dropout",
+        lambda x, k: op.dropout(x, k, 0.5, True, True, place, "triton"),
+        (x, key),
+    )
+    yield (
+        "dropout_backward",
+        lambda x, rows, k: [
+            op.dropout_backward(*o, k, 0.5, True, place, "triton") for o in ((x, x), (rows, None))
+        ],
+        (x, empty(8, 4096), key),
     )
     yield (
         "momentum_sgd_",

@@ -107,6 +107,7 @@ OPS = {
         x, 5, 1e-4, 0.75, 1.0, 3, 2
     ),
     "relu_dropout": lambda x: kernels.relu_dropout(x, 0.5),
+    "keyed_dropout": lambda x: kernels.keyed_dropout(x, torch.tensor([1, 2])),
     "images": lambda x: kernels.images(x, torch.ones(3)),
 }
 

@@ -17,6 +17,7 @@ OPS = {
         x, 5, 0.1, 0.75, 1.0, 3, 2, groups=2, relu=True
     ),
     "relu_dropout": lambda x: kernels.relu_dropout(x, 0.5),
+    "keyed_dropout": lambda x: kernels.keyed_dropout(x, torch.ones(2, device=x.device).long()),
 }
 
 
@@ -97,6 +98,46 @@ def test_a_training_step_as_a_cuda_graph(mode, device):
     torch.testing.assert_close(graph_weights, weights, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["auto", "triton", "aten"])
+def test_the_key_of_a_cuda_graph_is_read_at_each_replay(mode, device):
+    """Nothing waits for it either, or it could not be captured."""
+    key = torch.tensor([2**40 + 3, 0], device=device)
+    x = torch.randn(30, 4100, device=device, dtype=torch.bfloat16)
+    place = {"relu": True, "layer": 1, "first_row": 6, "first_unit": 4096}
+
+    def step():
+        return torch.stack(both_ways(lambda x: kernels.keyed_dropout(x, key, **place), x))
+
+    with kernels.use(mode):
+        replay = captured(step)
+        found = []
+        for number in (0, 1, 2**32 - 1):
+            key[1] = number
+            found.append(replay().clone())
+            assert torch.equal(found[-1], step())
+    assert not torch.equal(found[0], found[1])
+    assert not torch.equal(found[1], found[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_keyed_dropout_compiled_draws_what_a_cpu_draws(dtype, device):
+    """By inductor, also for a layer and a first row of 1, which it may turn into constants."""
+    x, key = torch.randn(9, 1100), torch.tensor([-5, 0])
+
+    def run(where, dropout):
+        op = lambda x: dropout(x, key.to(where), 0.3, relu=True, layer=1, first_row=1)  # noqa: E731
+        return [found.cpu() for found in both_ways(op, x.to(where, dtype))]
+
+    torch.compiler.reset()
+    compiled = torch.compile(kernels.keyed_dropout, fullgraph=True)
+    for number in range(3):
+        key[1] = number
+        for got, expected in zip(
+            run(device, compiled), run("cpu", kernels.keyed_dropout), strict=True
+        ):
+            assert torch.equal(got, expected)
+
+
 HUGE = 2049, 64, 128, 128  # the last image begins at element 2^31
 
 
@@ -112,7 +153,7 @@ def huge(device):
 
 
 @pytest.mark.usefixtures("triton")
-@pytest.mark.parametrize("name", [name for name in OPS if name != "relu_dropout"])
+@pytest.mark.parametrize("name", [name for name in OPS if "dropout" not in name])
 def test_the_last_of_many_images_as_if_it_were_alone(name, huge):
     last = huge[-1:].clone()
     y, dx = both_ways(OPS[name], huge)
@@ -133,6 +174,16 @@ def test_dropout_of_many_images(huge):
     assert torch.equal(dx, 2 * kept.to(dx.dtype))
     again, _ = both_ways(OPS["relu_dropout"], huge[-1:])
     assert not torch.equal(again[0] > 0, kept)
+
+
+@pytest.mark.usefixtures("triton")
+def test_keyed_dropout_of_many_images(huge):
+    """The last image by itself draws its own mask, of the units of its layout's memory or not."""
+    key = torch.tensor([7, 1], device=huge.device)
+    with torch.no_grad():
+        y = kernels.keyed_dropout(huge, key)
+        assert torch.equal(y[-1:], kernels.keyed_dropout(huge[-1:], key, first_row=len(huge) - 1))
+    assert abs((y[-1] != 0).float().mean() - 0.5) < 0.01
 
 
 @pytest.mark.usefixtures("triton")

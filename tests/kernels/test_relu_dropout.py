@@ -6,29 +6,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastalex.kernels import use
-from fastalex.kernels.relu_dropout import (
-    _factors,
-    _relu_dropout,
-    _relu_dropout_backward,
-    _ReluDropout,
-    relu_dropout,
-)
+from fastalex.kernels import keyed_dropout, use
+from fastalex.kernels._dropout import Dropout, _dropout, _dropout_backward, _factors
+from fastalex.kernels.relu_dropout import PLACE, relu_dropout
 from fastalex.model import UnscaledDropout
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SHAPES = [(2, 4096), (3, 1367), (1, 1), (4,), (), (2, 5, 7, 3)]
 numpys_remarks = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
 """Of Triton's interpreter, about infinities."""
-SEED = 0x1234_5678_9ABC_DEF0
+SEED, STEP = 0x1234_5678_9ABC_DEF0, 0x0FED_CBA9_8765_4321
 
 
-def seed_on(device, seed=SEED):
-    return torch.tensor([seed], device=device)
+def key_on(device, seed=SEED):
+    return torch.tensor([seed, STEP], device=device)
 
 
 def by_kernel(x, p=0.5, *, inverted=True, seed=SEED):
-    return _ReluDropout.apply(x, seed_on(x.device, seed), p, inverted, "triton")
+    return Dropout.apply(x, key_on(x.device, seed), p, inverted, True, PLACE, "triton")
 
 
 def mask(shape, p, device, seed=SEED):
@@ -58,20 +53,20 @@ def test_forward_and_gradient(shape, dtype, inverted, device):
 @pytest.mark.parametrize("p", [0.5, 0.1, 0.999])
 def test_the_mask_is_philoxs(p, seed, device):
     """Against torch's integers; a program ends within the tensor and the tensor within one."""
-    x = torch.ones(9001, device=device)
-    expected = _factors(x, seed_on(device, seed), p, True)
+    x, key = torch.ones(9001, device=device), key_on(device, seed)
+    expected = _factors(x, key, p, True, PLACE)
     assert torch.equal(by_kernel(x, p, seed=seed), expected)
     for inverted in (True, False):
-        ops = [_relu_dropout(x, seed_on(device, seed), p, inverted, m) for m in ("aten", "triton")]
+        ops = [_dropout(x, key, p, inverted, True, PLACE, m) for m in ("aten", "triton")]
         assert torch.equal(*ops)
 
 
-def test_philox_has_its_authors_words():
-    """Random123's known answers for philox4x32 with 7 rounds: counter 0, key 0; all ones."""
-    from fastalex.kernels.relu_dropout import _philox
-
-    zero = [int(w) for w in _philox(torch.tensor([0]), torch.tensor([0]))]
-    assert [f"{w:08x}" for w in zero] == ["5f6fb709", "0d893f64", "4f121f81", "4f730a48"]
+def test_it_is_keyed_dropout_of_rows_of_1024(device):
+    x = torch.randn(3, 8, 13, 11, device=device).to(memory_format=torch.channels_last)
+    memory = x.permute(0, 2, 3, 1).flatten()
+    rows = F.pad(memory, (0, -len(memory) % 1024)).view(-1, 1024)
+    expected = keyed_dropout(rows, key_on(device), relu=True).flatten()[: len(memory)]
+    assert torch.equal(by_kernel(x).permute(0, 2, 3, 1).flatten(), expected)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs 9 GB of GPU memory")
@@ -81,7 +76,7 @@ def test_beyond_2_to_the_31_elements():
     tail, head = y[-5000:], y[:5000]
     assert 0.4 < (tail > 0).float().mean() < 0.6
     assert not torch.equal(tail, head)
-    dx = _relu_dropout_backward(x, y, seed_on(x.device), 0.5, True, "triton")
+    dx = _dropout_backward(x, y, key_on(x.device), 0.5, True, PLACE, "triton")
     assert torch.equal(dx[-5000:], tail)
 
 
@@ -91,7 +86,7 @@ def test_statistics(device):
     kept = mask((n,), p, device).double() - (1 - p)
     sigma = math.sqrt(p * (1 - p))
     assert abs(kept.mean()) < 6 * sigma / math.sqrt(n)
-    for shift in (1, 2, 256, 1024, 4096):
+    for shift in (1, 2, 256, 1024, 2048, 4096):
         correlation = (kept[shift:] * kept[:-shift]).mean() / sigma**2
         assert abs(correlation) < 6 / math.sqrt(n - shift), f"shift {shift}"
     for other in (SEED + 1, SEED + 2**32):
@@ -208,21 +203,25 @@ def test_gradcheck():
 def test_second_derivatives_are_refused_by_the_kernel(device):
     x = torch.randn(8, device=device, requires_grad=True)
     (dx,) = torch.autograd.grad(by_kernel(x).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="relu_dropout_backward"):
+    with pytest.raises(RuntimeError, match="dropout_backward"):
         dx.sum().backward()
 
 
 def test_opcheck(device):
     x, dy = (torch.randn(2, 3, 4, 5, device=device) for _ in range(2))
     x = x.to(memory_format=torch.channels_last)
-    arguments = seed_on(device), 0.3, True, "auto"
-    torch.library.opcheck(_relu_dropout, (x, *arguments))
-    torch.library.opcheck(_relu_dropout_backward, (dy, _relu_dropout(x, *arguments), *arguments))
+    key, place = key_on(device), [7, 1, 2, 3]
+    for relu in (True, False):
+        arguments = (x if relu else x.contiguous(), key, 0.3, True, relu, place, "auto")
+        torch.library.opcheck(_dropout, arguments)
+        torch.library.opcheck(
+            _dropout_backward, (dy, x if relu else None, key, 0.3, True, place, "auto")
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_compiles_whole_and_agrees(dtype, device):
-    """The Function over its two ops, the mask a function of the seed; then the public op."""
+    """The Function over its two ops, the mask a function of the key; then the public op."""
     x = torch.randn(3, 70, device=device).to(dtype)
 
     def run(function):
@@ -231,7 +230,7 @@ def test_compiles_whole_and_agrees(dtype, device):
         return y, *torch.autograd.grad(y.square().sum(), leaf)
 
     def op(x):
-        return _ReluDropout.apply(x, seed_on(device), 0.3, True, "auto")
+        return Dropout.apply(x, key_on(device), 0.3, True, True, PLACE, "auto")
 
     torch.compiler.reset()
     compiled = torch.compile(op, fullgraph=True, backend="aot_eager")

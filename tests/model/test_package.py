@@ -35,6 +35,7 @@ def test_exports():
         "Report",
         "conv2d_relu",
         "images",
+        "keyed_dropout",
         "local_response_norm",
         "local_response_norm_max_pool2d",
         "max_pool2d",

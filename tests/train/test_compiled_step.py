@@ -42,15 +42,16 @@ def like_on_a_gpu(monkeypatch):
 
 
 def losses_and_weights(compiled, variant, precision="fp32"):
-    """Of three steps; dropout's seeds come from torch's generator."""
+    """Of three steps."""
     torch.manual_seed(0)
     config = replace(recipe("demo", CPU), compile=False, variant=variant, precision=precision)
     step = TrainStep(AlexNet(4, variant=variant, width=0.03), config, CPU)
     if compiled:
-        step._loss = torch.compile(step._forward, fullgraph=True, backend="aot_eager")
+        network = step.network
+        network._run = torch.compile(network._forward, fullgraph=True, backend="aot_eager")
         step._update = torch.compile(step.optimizer.step, fullgraph=True, backend="aot_eager")
     images, labels = torch.randn(4, 3, 99, 99), torch.arange(4)
-    losses = [step(images, labels, Rates(0.01, 0.02, 0.01, 0.02)) for _ in range(3)]
+    losses = [step(images, labels, Rates(0.01, 0.02, 0.01, 0.02), i)[0] for i in range(3)]
     return torch.stack(losses), [p.detach() for p in step.model.parameters()]
 
 

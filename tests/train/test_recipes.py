@@ -12,7 +12,8 @@ PAPER = {
     "lr_floor": 1e-5, "step_epochs": 20.0, "warmup_epochs": 0.0, "momentum": 0.9,
     "weight_decay": 5e-4, "bias_lr_scale": 1.0, "bias_decay": True, "label_smoothing": 0.0,
     "lighting": 0.1, "lighting_shrink": False, "flip": True, "seed": 0, "precision": "bf16",
-    "compile": True, "init_from": None, "skip_bad": 0, "log_every": 10,
+    "compile": True, "init_from": None, "skip_bad": 0, "log_every": 10, "parallel": None,
+    "micro_batches": None, "timeout": 300.0,
 }  # fmt: skip
 DIFFERENT = {
     "paper": {},

@@ -166,7 +166,7 @@ def test_original_freezes_conv1_late(dataset):
     step = TrainStep(build_model(config, 3), config, torch.device("cpu"))
     images, labels = torch.randn(4, 3, 224, 224), torch.tensor([0, 1, 2, 0])
     before = {k: v.clone() for k, v in step.model.state_dict().items()}
-    step(images, labels, Schedule(config).rates(75.0))
+    step(images, labels, Schedule(config).rates(75.0), 0)
     moved = {k for k, v in step.model.state_dict().items() if not torch.equal(v, before[k])}
     assert "features.0.weight" not in moved
     assert "features.0.bias" not in moved

@@ -56,7 +56,7 @@ def one_step(**settings) -> tuple[TrainStep, float]:
     step = TrainStep(build_model(config, 3), config, CPU)
     torch.manual_seed(1)
     images = torch.randn(4, 3, 224, 224).to(memory_format=torch.channels_last)
-    loss = step(images, torch.tensor([0, 1, 2, 0]), RATES)
+    loss, _ = step(images, torch.tensor([0, 1, 2, 0]), RATES, 0)
     return step, loss.item()
 
 
@@ -145,7 +145,7 @@ def test_images_per_second_counts_images(monkeypatch):
     monkeypatch.setattr("fastalex.train.meter.time.monotonic", lambda: now[0])
     meter = Meter(batch_size=32, steps_per_epoch=4)
     for step in (1, 2, 3, 4):
-        meter.add(step, 0.1, torch.tensor(float(step)))
+        meter.add(step, 0.1, torch.tensor(float(step)), torch.tensor(1.0))
     now[0] += 2.0
     lines = meter.fetch()
     assert {line["images_per_s"] for line in lines} == {64.0}

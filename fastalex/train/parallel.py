@@ -1,0 +1,230 @@
+"""How a training step is shared among ranks: one process, towers, data or hybrid parallel.
+
+For `fastalex.train.step`. Each way is a `Network`: what this rank trains, the loss of a batch, and
+what is left to do to the gradients after the backward. docs/two-gpus.md has what each exchanges.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from fastalex.errors import UsageError
+from fastalex.model import VARIANTS, AlexNet
+from fastalex.model.dropout import KeyedDropout, key_dropouts
+from fastalex.model.exchange import Group, gather_rows
+from fastalex.model.shared_norm import share_norms
+from fastalex.model.towers import COMPILE_OPTIONS, Share, has_towers
+from fastalex.model.variants import BatchNorm
+from fastalex.train.config import TrainConfig
+from fastalex.train.device import arithmetic
+
+Mode = Literal["one", "towers", "data", "hybrid"]
+
+BUCKET_MB = 25
+"""DistributedDataParallel's bucket. It never divides a parameter, so at full width the buckets are
+fc8 (16 MB), fc7 (67), fc6 (151) and all convolutions (9): the three that matter leave as soon as
+each is there, and the convolutions' backward, most of the step, hides them."""
+
+
+def mode_of(config: TrainConfig) -> Mode:
+    """The way in which `config` shares a step ("auto", which has to be timed, aside).
+
+    Raises:
+        UsageError: the variant, the number of GPUs or the batch does not go that way.
+    """
+    if config.gpus == 1:
+        return "one"
+    by_tower = config.gpus == 2 and has_towers(VARIANTS[config.variant])
+    if config.parallel is None:
+        mode = "towers" if by_tower else "data"
+    else:
+        assert config.parallel != "auto"
+        mode = config.parallel
+    if mode == "towers" and not by_tower:
+        why = f"there are {config.gpus} GPUs" if config.gpus != 2 else (
+            f"variant {config.variant} is not made of two"
+        )  # fmt: skip
+        raise UsageError(f"--parallel towers: {why}; choose data or hybrid")
+    micro_batches(config, mode)
+    return mode
+
+
+def micro_batches(config: TrainConfig, mode: Mode) -> int:
+    """Parts of a batch that go through one behind the other: 1 with batch norm, else 2, unless set.
+
+    Raises:
+        UsageError: the batch cannot be divided so.
+    """
+    if mode in ("data", "hybrid") and config.batch_size % config.gpus:
+        raise UsageError(
+            f"--batch-size {config.batch_size}: --parallel {mode} divides it among "
+            f"{config.gpus} GPUs; give a multiple of {config.gpus}"
+        )
+    if mode in ("one", "data"):
+        return 1
+    each = config.batch_size if mode == "towers" else config.batch_size // config.gpus
+    norms = any(isinstance(layer, BatchNorm) for layer in VARIANTS[config.variant].features)
+    if not isinstance(config.micro_batches, int):
+        return 2 if each % 2 == 0 and not norms else 1
+    if norms and config.micro_batches > 1:
+        raise UsageError(
+            f"--micro-batches {config.micro_batches}: variant {config.variant} normalizes over "
+            "the whole batch; leave it out"
+        )
+    if each % config.micro_batches:
+        raise UsageError(
+            f"--micro-batches {config.micro_batches} does not divide the {each} images that a "
+            "rank has of each batch"
+        )
+    return config.micro_batches
+
+
+class Network:
+    """One process: the whole network. The base of the others.
+
+    Args:
+        model: the whole network on its device, the same on all ranks; taken over.
+        key: (2,) int64 tensor on the device: seed and step of the dropout.
+    """
+
+    rows: dict[str, int]
+    """`fastalex.model.shares.Rows`: what this rank has only a share of."""
+
+    def __init__(self, model: AlexNet, config: TrainConfig, key: Tensor) -> None:
+        self.config, self.device, self.rows = config, key.device, {}
+        self.model = key_dropouts(model, key)
+        self._run = self._compile(self._forward)
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss to go backward from, and a number that is finite unless this rank is to blame.
+
+        Args:
+            images, labels: of the whole batch, or this rank's slice where `slices`.
+        """
+        return self._run(images, labels)
+
+    def finish_gradients(self) -> None:
+        """After the backward: makes each rank's gradients those of the whole batch."""
+
+    def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        with arithmetic(self.device, self.config.precision):
+            loss = self._cross_entropy(self.model(images), labels)
+        return loss, loss.detach()
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+
+    def _compile(self, function: Any, **options: Any) -> Callable[..., Any]:
+        return (
+            torch.compile(function, fullgraph=True, **options) if self.config.compile else function
+        )
+
+
+class Data(Network):
+    """Every rank the whole network on its slice of the batch; gradients averaged while they come.
+
+    In half precision the gradients travel in bfloat16. Compiled are the convolutional and the fully
+    connected part, each for itself: so the gradients of fc6 to fc8, 96 % of all, are there, and on
+    their way, before the convolutions' backward begins.
+    """
+
+    def __init__(self, model: AlexNet, config: TrainConfig, key: Tensor, group: Group) -> None:
+        share_norms(model, group)
+        super().__init__(model, config, key)
+        for module in self.model.modules():
+            if isinstance(module, KeyedDropout):
+                module.first_rows = (group.rank * config.batch_size // group.size,)
+        self._head = self._compile(self._classify)
+        self._features = self._compile(self._convolve)
+        self._whole = DistributedDataParallel(
+            _Calls(self.model, self._in_parts),
+            bucket_cap_mb=BUCKET_MB,
+            gradient_as_bucket_view=True,
+        )
+        if config.precision != "fp32":
+            self._whole.register_comm_hook(None, bf16_compress_hook)
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        loss = self._whole(images, labels)
+        return loss, loss.detach()
+
+    def _in_parts(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self._head(self._features(images), labels)
+
+    def _convolve(self, images: Tensor) -> Tensor:
+        with arithmetic(self.device, self.config.precision):
+            return self.model.avgpool(self.model.features(images)).flatten(1)
+
+    def _classify(self, features: Tensor, labels: Tensor) -> Tensor:
+        with arithmetic(self.device, self.config.precision):
+            return self._cross_entropy(self.model.classifier(features), labels)
+
+
+class Shared(Network):
+    """`towers` and `hybrid`: every rank its share of the network, see `fastalex.model.towers`."""
+
+    def __init__(
+        self, model: AlexNet, config: TrainConfig, key: Tensor, group: Group, mode: Mode
+    ) -> None:
+        self.config, self.device, self.group = config, key.device, group
+        self.model, self.towers = model, mode == "towers"
+        if not self.towers:
+            share_norms(model, group)
+        self._share = Share(
+            model, group, key, towers=self.towers, batch_size=config.batch_size,
+            micro_batches=micro_batches(config, mode),
+        )  # fmt: skip
+        self.rows = self._share.rows
+        self._run = self._compile(self._forward, options=COMPILE_OPTIONS)
+
+    def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.towers:
+            labels = gather_rows(labels, self.group)
+        with arithmetic(self.device, self.config.precision):
+            logits, health = self._share(images)
+            return self._cross_entropy(logits, labels), health
+
+    def finish_gradients(self) -> None:
+        """The convolutions that every rank holds: each has the gradient of its own images' part.
+
+        9 MB at full width, in one message. It waits for conv1's backward, the last, in any case.
+        """
+        whole = [p for n, p in self.model.named_parameters() if n not in self.rows]
+        gradients = [p.grad for p in whole if p.grad is not None]
+        if gradients:
+            flat = torch.cat([g.flatten() for g in gradients])
+            dist.all_reduce(flat)
+            for gradient, total in zip(
+                gradients, flat.split([g.numel() for g in gradients]), strict=True
+            ):
+                gradient.copy_(total.view_as(gradient))
+
+
+class _Calls(nn.Module):
+    """`function` as the forward of a module that has `model`'s parameters."""
+
+    def __init__(self, model: nn.Module, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.model, self._function = model, function
+
+    def forward(self, *args: Any) -> Tensor:
+        return self._function(*args)
+
+
+def share_out(
+    model: AlexNet, config: TrainConfig, key: Tensor, group: Group | None, mode: Mode
+) -> Network:
+    """The `Network` of a mode; `group` may be None for one process."""
+    if mode == "one" or group is None:
+        return Network(model, config, key)
+    return (
+        Data(model, config, key, group)
+        if mode == "data"
+        else Shared(model, config, key, group, mode)
+    )

@@ -1,0 +1,120 @@
+"""Two ranks, as two processes over gloo, against one process: the same losses, gradients, weights.
+
+The ranks run two_ranks.py, all jobs in one pair of processes. Every job has dropout in it, and a
+different share of fc8 on each rank.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastalex.commands import ranks
+from fastalex.train.distributed import ALONE
+
+from .two_ranks import steps_of
+
+WAYS = [
+    *(f"{variant}:{mode}:{parts}" for variant in ("paper", "original")
+      for mode in ("towers", "hybrid") for parts in (1, 2, 4)),
+    *(f"torchvision:hybrid:{parts}" for parts in (1, 2, 4)),
+    *(f"{variant}:data:1" for variant in ("paper", "original", "torchvision", "batchnorm")),
+    *(f"batchnorm:{mode}:1" for mode in ("towers", "hybrid")),
+]  # fmt: skip
+EXACT, LONG = "float64:1", "float32:20"
+TRACED = [f"{way}:float64:2:traced" for way in ("paper:towers:2", "torchvision:hybrid:2")]
+COMPILED = [f"{way}:float64:2:compiled" for way in ("paper:towers:2", "paper:hybrid:2", "paper:data:1")]
+JOBS = [*TRACED, *(f"{way}:{kind}" for way in WAYS for kind in (EXACT, LONG))]
+ROUNDING = 1e-12
+"""Of float64, over one step: some thousands of additions in another order."""
+
+
+def run_ranks(out: Path, jobs: list[str]) -> dict:
+    """What two ranks give, by job."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        ranks.run([str(Path(__file__).with_name("two_ranks.py")), str(out), *jobs], 2)
+    return torch.load(out)
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory) -> dict:
+    return run_ranks(tmp_path_factory.mktemp("ranks") / "results.pt", JOBS)
+
+
+@pytest.fixture(scope="module")
+def by_one() -> dict:
+    """What one process gives, by job without its mode."""
+    known = {}
+
+    def result(job: str) -> dict:
+        variant, _, _, kind, count, *_ = job.split(":")
+        key = f"{variant}:one:1:{kind}:{count}"
+        if key not in known:
+            known[key] = steps_of(ALONE, key)
+        return known[key]
+
+    return result
+
+
+def assert_close(ours: dict, theirs: dict, tolerance: float) -> None:
+    """Each tensor, relative to its own largest number."""
+    assert ours.keys() == theirs.keys()
+    for name, expected in theirs.items():
+        error = (ours[name] - expected).abs().max() / expected.abs().max().clamp_min(1e-300)
+        assert ours[name].shape == expected.shape, name
+        assert error <= tolerance, (name, error)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_step_is_the_same_to_rounding(way, by_two, by_one):
+    ours, theirs = by_two[f"{way}:{EXACT}"], by_one(f"{way}:{EXACT}")
+    torch.testing.assert_close(ours["losses"], theirs["losses"], rtol=ROUNDING, atol=0)
+    assert all(value.any() for value in theirs["gradients"].values())
+    assert_close(ours["gradients"], theirs["gradients"], ROUNDING)
+    assert_close(ours["state"]["model"], theirs["state"]["model"], ROUNDING)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_twenty_steps_in_float32(way, by_two, by_one):
+    ours, theirs = by_two[f"{way}:{LONG}"], by_one(f"{way}:{LONG}")
+    assert len(ours["losses"]) == 20
+    assert ours["losses"].std() > 0.01  # there is something to get wrong
+    torch.testing.assert_close(ours["losses"], theirs["losses"], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("job", TRACED)
+def test_traced_it_is_the_same(job, by_two, by_one):
+    """Two steps, in one graph each way."""
+    ours, theirs = by_two[job], by_one(job)
+    torch.testing.assert_close(ours["losses"], theirs["losses"], rtol=ROUNDING, atol=0)
+    assert_close(ours["gradients"], theirs["gradients"], ROUNDING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", COMPILED)
+def test_compiled_it_is_the_same(job, tmp_path, by_one):
+    ours, theirs = run_ranks(tmp_path / "results.pt", [job])[job], by_one(job)
+    torch.testing.assert_close(ours["losses"], theirs["losses"], rtol=ROUNDING, atol=0)
+    assert_close(ours["gradients"], theirs["gradients"], ROUNDING)
+
+
+@pytest.mark.parametrize("way", ["paper:towers:2", "paper:hybrid:2", "paper:data:1"])
+def test_the_state_is_that_of_one_process(way, by_two, by_one):
+    """Weights, and the velocity under the same numbers, in the same memory layout."""
+    ours, theirs = by_two[f"{way}:{EXACT}"]["state"], by_one(f"{way}:{EXACT}")["state"]
+    assert ours["optimizer"]["param_groups"] == theirs["optimizer"]["param_groups"]
+    ours, theirs = ours["optimizer"]["state"], theirs["optimizer"]["state"]
+    assert ours.keys() == theirs.keys()
+    for number, expected in theirs.items():
+        assert_close(ours[number], expected, ROUNDING)
+        assert ours[number]["velocity"].stride() == expected["velocity"].stride()
+
+
+def test_a_tower_holds_half(by_two, by_one):
+    """Of everything, but for fc8's odd class."""
+    whole = by_one(f"paper:one:1:{EXACT}")["parameters"]
+    assert by_two[f"paper:data:1:{EXACT}"]["parameters"] == whole
+    units = by_two[f"paper:towers:1:{EXACT}"]["state"]["model"]["classifier.6.weight"].shape[1]
+    assert by_two[f"paper:towers:1:{EXACT}"]["parameters"] == (whole + units + 1) / 2
+    assert whole / 2 < by_two[f"paper:hybrid:1:{EXACT}"]["parameters"] < whole
