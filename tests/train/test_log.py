@@ -67,16 +67,22 @@ def test_a_full_disk_names_the_log_and_the_way_on(tmp_path, monkeypatch, broken)
     log.close()
 
 
-def test_a_second_signal_acts_as_before():
+def test_a_later_signal_acts_as_before(monkeypatch):
+    """One that comes as soon as this is the first once more, from the terminal and a launcher."""
     import signal
 
     from fastalex.train.signals import StopOnSignal
 
+    now = [100.0]
+    monkeypatch.setattr("fastalex.train.signals.time.monotonic", lambda: now[0])
     before = signal.getsignal(signal.SIGINT)
     with StopOnSignal() as stop:
         assert stop.signum is None
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.signum == signal.SIGINT
+        now[0] += 0.3
+        os.kill(os.getpid(), signal.SIGINT)
+        now[0] += 3.0
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
