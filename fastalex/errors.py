@@ -12,8 +12,8 @@ class RunError(RuntimeError):
     """A sound request failed on the way: says what broke and what is left. Exit 1."""
 
 
-class PeerLost(RunError):
-    """Another rank has gone or answers no more: a consequence, reported where no rank has a cause."""
+class PeerLost(RunError):  # noqa: N818 - says what happened to whom
+    """Another rank has gone or answers no more: a consequence, reported if no rank has a cause."""
 
 
 class Stopped(Exception):  # noqa: N818 - asked for, hence no error

@@ -18,6 +18,7 @@ are deprecated), which is why the private names below are used, in this file onl
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _c10d = torch.ops._c10d_functional
@@ -37,6 +38,9 @@ class Sent(NamedTuple):
 
     own: Tensor
     """What this rank sent, with its gradient."""
+    going: Tensor
+    """The same as it is sent. Kept until all has come: torch 2.13's gloo thread corrupts the heap,
+    rarely, where Python lets go of it before (seen with torch's functional collectives alone)."""
     coming: Tensor
     """Everyone's, one after the other, not to be read before `receive` has waited for it."""
     group: Group
@@ -52,8 +56,8 @@ def send(x: Tensor, group: Group, *, rows: bool) -> Sent:
     """
     own = _AwaitGradient.apply(x)
     with torch.no_grad():
-        coming = _launch(_dense(_flat(own.detach(), rows)), group)
-    return Sent(own, coming, group, rows)
+        going = _dense(_flat(own.detach(), rows))
+        return Sent(own, going, _launch(going, group), group, rows)
 
 
 def receive(sent: Sent) -> Tensor:
@@ -65,9 +69,8 @@ def send_logits(logits: Tensor, group: Group, classes: int) -> Sent:
     """Launch the all-gather of a rank's share (B, own classes) of the logits; see `share`."""
     widest = -(-classes // group.size)
     with torch.no_grad():
-        padded = torch.nn.functional.pad(logits.detach(), (0, widest - logits.shape[1]))
-        coming = _launch(_dense(padded), group)
-    return Sent(logits, coming, group, rows=False)
+        going = _dense(F.pad(logits.detach(), (0, widest - logits.shape[1])))
+        return Sent(logits, going, _launch(going, group), group, rows=False)
 
 
 def receive_logits(sent: Sent, classes: int) -> Tensor:
@@ -78,7 +81,8 @@ def receive_logits(sent: Sent, classes: int) -> Tensor:
 def gather_rows(x: Tensor, group: Group) -> Tensor:
     """Everyone's `x` (B, ...), stacked in order of rank, without a gradient; waits."""
     with torch.no_grad():
-        return _c10d.wait_tensor(_launch(_dense(x), group))
+        going = _dense(x)
+        return _c10d.wait_tensor(_launch(going, group))
 
 
 def sum_over_ranks(x: Tensor, group: Group) -> Tensor:

@@ -16,18 +16,16 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-from fastalex.errors import PeerLost, RunError, UsageError
+from fastalex.errors import PeerLost, UsageError
 from fastalex.model.exchange import Group
 from fastalex.train.device import pick_device
+from fastalex.train.meeting import SECONDS_TO_MEET, meet
 
 T = TypeVar("T")
 
 LONGEST_WAIT = timedelta(days=7)
 """Of any exchange, such as for the rank that prepares a dataset. `Watch` finds what hangs."""
-SECONDS_TO_MEET = 300.0
-"""For all ranks to be there."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,15 @@ class World:
         local = int(os.environ.get("LOCAL_RANK", 0)) if self.size > 1 else 0
         here = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
         return pick_device(name, gpus, local, here)
+
+    def exchanges(self) -> int:
+        """How many exchanges this rank has begun, the network's and these; from any thread.
+
+        Every rank begins the same ones in the same order: who has begun the fewest, the others
+        wait for.
+        """
+        groups: Any = (dist.group.WORLD, self._control)
+        return sum(group._get_sequence_number_for_group() for group in groups)
 
     def gather(self, value: T) -> list[T]:
         """Everyone's `value`, any object that pickles, by rank."""
@@ -134,13 +141,15 @@ def join(device: torch.device, *, seconds: float = SECONDS_TO_MEET) -> Iterator[
         seconds: how long to wait for the others.
 
     Raises:
-        RunError: MASTER_PORT is taken.
+        RunError: another program has MASTER_PORT.
         PeerLost: not all ranks came.
     """
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     by_nccl = device.type == "cuda" and torch.cuda.device_count() >= here
-    store = _meet(rank, size, seconds)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    store, watched = meet(rank, size, seconds)
     try:
         with peers():
             dist.init_process_group(
@@ -152,7 +161,7 @@ def join(device: torch.device, *, seconds: float = SECONDS_TO_MEET) -> Iterator[
                 device_id=device if by_nccl else None,
             )
             control = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
-        yield World(rank, size, PrefixStore("watch", _connect(seconds)), control)
+        yield World(rank, size, watched, control)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -171,39 +180,3 @@ def peers() -> Iterator[None]:
 
 
 _SIGNS = ("gloo/transport", "onnection closed by peer", "onnection reset by peer", "NCCL error")
-
-
-def _meet(rank: int, size: int, seconds: float) -> Any:
-    """The store, once all ranks have come to it."""
-    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    try:
-        store = _connect(seconds, hosts=rank == 0)
-        if store.add("here", 1) == size:
-            store.set("all", "")
-        store.wait(["all"], timedelta(seconds=seconds))
-    except dist.DistError as error:
-        if "EADDRINUSE" in str(error):
-            raise RunError(
-                f"{address} is taken by another program; set MASTER_PORT to a free port"
-            ) from error
-        raise PeerLost(
-            f"not all {size} ranks came to {address} within {seconds:g} s; see what the others say"
-        ) from error
-    return store
-
-
-def _connect(seconds: float, *, hosts: bool = False) -> Any:
-    """A connection to the ranks' store; torch's launcher hosts it, else rank 0 does.
-
-    The keys are of this attempt: torch's launcher may start the ranks again and keeps the store.
-    """
-    by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        is_master=hosts and not by_agent,
-        timeout=timedelta(seconds=seconds),
-        wait_for_workers=False,
-    )
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return PrefixStore(f"fastalex/{attempt}", store)

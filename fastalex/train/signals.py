@@ -6,10 +6,9 @@ import time
 from types import FrameType
 from typing import Any
 
-
 SECONDS_DOUBLED = 1.0
-"""A second signal so soon is the first once more: a terminal, a launcher and a batch system may each
-send it."""
+"""A second signal so soon is the first once more: terminal, launcher and batch system may each send
+it."""
 
 
 class StopOnSignal:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,20 @@ def train(
             return trainer.run_to_end(watch)
 
 
+@dataclass(frozen=True)
+class _Data:
+    """A dataset, the same wherever it lies."""
+
+    fingerprint: str
+    root: Path = field(compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.root} (fingerprint {self.fingerprint[:8]})"
+
+
 def _facts(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     """What all ranks must have alike, as a message names it."""
     paths = ("data", "init_from")  # may be elsewhere on another machine
     options = {flag(k): v for k, v in config.to_json().items() if k not in paths}
     versions = {"fastalex": fastalex.__version__, "torch": torch.__version__}
-    return {**options, "the images": dataset.fingerprint, **versions}
+    return {**options, "--data": _Data(dataset.fingerprint, dataset.root), **versions}

@@ -22,7 +22,7 @@ def test_train_help_has_the_options_people_look_for(call):
     for option in (
         "recipe", "data", "out", "variant", "gpus", "device", "batch-size", "epochs", "steps",
         "lr", "schedule", "seed", "precision", "no-compile", "resume", "init-from", "skip-bad",
-        "log-every",
+        "log-every", "parallel", "micro-batches", "timeout",
     ):  # fmt: skip
         assert f"--{option}" in text, option
 
@@ -35,12 +35,17 @@ BAD_USAGE = [
     ("train", ["--resume"], ["--resume"]),
     ("train", ["--lr", "-1"], ["--lr", "-1"]),
     ("train", ["--gpus", "64"], ["--gpus 64", "leave --gpus out"]),
-    ("train", ["--gpus", "2", "--device", "cpu"], ["--gpus 2", "--device cpu"]),
+    ("train", ["--gpus", "2", "--device", "cpu", "--batch-size", "9", "--parallel", "data"],
+     ["--batch-size 9", "a multiple of 2"]),
+    ("train", ["--gpus", "2", "--device", "cpu", "--parallel", "towers", "--variant", "caffe"],
+     ["--parallel towers", "caffe", "choose data or hybrid"]),
+    ("train", ["--gpus", "2", "--device", "cpu", "--micro-batches", "3"], ["--micro-batches 3"]),
+    ("train", ["--gpus", "2", "--timeout", "0"], ["--timeout", "greater than 0"]),
     ("train", ["--resume", "/no/such/run"], ["/no/such/run", "not a run directory"]),
     ("evaluate", ["/no/such/run"], ["/no/such/run", "not a run directory"]),
     ("evaluate", [], ["run", "--help"]),
     ("prepare", ["/no/such/folder", "out"], ["/no/such/folder"]),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("command", "arguments", "words"), BAD_USAGE)
@@ -53,7 +58,7 @@ def test_bad_usage_is_one_line_and_exit_2(call, command, arguments, words, tmp_p
 
 def test_gpus_2_without_two(tmp_path):
     process = start("train", "--gpus", 2, cwd=tmp_path, environment={"CUDA_VISIBLE_DEVICES": ""})
-    finish(process).assert_one_line(2, "--gpus 2: found 0 GPUs")
+    finish(process).assert_one_line(2, "--gpus 2: torch finds 0 here", "add --device cpu")
     assert not list(tmp_path.iterdir())
 
 

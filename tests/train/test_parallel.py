@@ -14,7 +14,7 @@ from .conftest import SMALL
 
 
 def test_which_networks_are_made_of_two_towers():
-    """Caffe's normalize across both; torchvision's and the single tower are connected throughout."""
+    """Caffe's normalize across both; torchvision's and single are connected throughout."""
     towers = {name for name, variant in VARIANTS.items() if has_towers(variant)}
     assert towers == {"paper", "original", "batchnorm"}
 

@@ -23,18 +23,19 @@ WAYS = [
 ]  # fmt: skip
 EXACT, LONG = "float64:1", "float32:20"
 TRACED = [f"{way}:float64:2:traced" for way in ("paper:towers:2", "torchvision:hybrid:2")]
-COMPILED = [f"{way}:float64:2:compiled" for way in ("paper:towers:2", "paper:hybrid:2", "paper:data:1")]
+COMPILED = [f"paper:{way}:float64:2:compiled" for way in ("towers:2", "hybrid:2", "data:1")]
 JOBS = [*TRACED, *(f"{way}:{kind}" for way in WAYS for kind in (EXACT, LONG))]
 ROUNDING = 1e-12
 """Of float64, over one step: some thousands of additions in another order."""
 
 
-def run_ranks(out: Path, jobs: list[str]) -> dict:
+def run_ranks(out: Path, jobs: list[str], device: str = "cpu") -> dict:
     """What two ranks give, by job."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-        ranks.run([str(Path(__file__).with_name("two_ranks.py")), str(out), *jobs], 2)
-    return torch.load(out)
+        script = Path(__file__).with_name("two_ranks.py")
+        ranks.run([str(script), str(out), device, *jobs], 2)
+    return torch.load(out, map_location="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,15 @@ def test_compiled_it_is_the_same(job, tmp_path, by_one):
     ours, theirs = run_ranks(tmp_path / "results.pt", [job])[job], by_one(job)
     torch.testing.assert_close(ours["losses"], theirs["losses"], rtol=ROUNDING, atol=0)
     assert_close(ours["gradients"], theirs["gradients"], ROUNDING)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("job", [f"{way}:{EXACT}" for way in WAYS[:6]] + COMPILED)
+def test_two_ranks_on_one_gpu(job, tmp_path, by_one):
+    """By gloo, which takes GPU tensors too: the code that runs on two GPUs, without NCCL."""
+    ours = run_ranks(tmp_path / "results.pt", [job], "cuda:0")[job]
+    torch.testing.assert_close(ours["losses"], by_one(job)["losses"], rtol=1e-11, atol=0)
+    assert_close(ours["gradients"], by_one(job)["gradients"], 1e-11)
 
 
 @pytest.mark.parametrize("way", ["paper:towers:2", "paper:hybrid:2", "paper:data:1"])

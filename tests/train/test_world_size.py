@@ -1,4 +1,4 @@
-"""A run goes on in another number of ranks: its files, images and losses are those of one process."""
+"""A run goes on in another number of ranks: files, images and losses are those of one process."""
 
 import json
 import os

@@ -1,12 +1,10 @@
 """What each of two ranks computes for test_two_ranks.py; also what one process computes.
 
-Run by `fastalex.commands.ranks.run` as `two_ranks.py OUT JOB...`: rank 0 puts the results of the jobs
+Run by `fastalex.commands.ranks.run` as `two_ranks.py OUT DEVICE JOB...`: rank 0 puts the results
 into OUT. A job is `VARIANT:MODE:MICRO_BATCHES:DTYPE:STEPS[:how]`, how: traced, by torch.compile
 without its code generator, or compiled.
 """
 
-import contextlib
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import torch
 
 from fastalex import AlexNet
 from fastalex.train.config import TrainConfig
-from fastalex.train.distributed import ALONE, World, join
+from fastalex.train.distributed import World, join
 from fastalex.train.parallel import mode_of
 from fastalex.train.schedule import Rates
 from fastalex.train.step import TrainStep
@@ -63,13 +61,12 @@ def steps_of(world: World, job: str, device: str = "cpu") -> dict[str, Any]:
     }
 
 
-def main(out: Path, jobs: list[str]) -> None:
-    ranked = "RANK" in os.environ
-    with join(torch.device("cpu")) if ranked else contextlib.nullcontext(ALONE) as world:
-        results = {job: steps_of(world, job) for job in jobs}
+def main(out: Path, device: str, jobs: list[str]) -> None:
+    with join(torch.device(device)) as world:
+        results = {job: steps_of(world, job, device) for job in jobs}
         if world.main:
             torch.save(results, out)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -1,7 +1,7 @@
 """Runs of `train` that two ranks go on with, for test_world_size.py.
 
-Run by `fastalex.commands.ranks.run` as `two_ranks_train.py DATASET RUN...`: each run directory bears
-the name of a way to share the step and is taken to step TO.
+Run by `fastalex.commands.ranks.run` as `two_ranks_train.py DATASET RUN...`: each run directory
+bears the name of a way to share the step and is taken to step TO.
 """
 
 import sys
