@@ -12,6 +12,7 @@ import dataclasses
 import math
 import signal
 import time
+import zlib
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -71,7 +72,7 @@ class Trainer:
                     watch.at(f"the images of step {self.step + 1}")
                     batch = next(batches)
                     watch.at(f"step {self.step + 1}")
-                    signum, save = self._agree(stop.signum)
+                    signum, save = self._agree(stop.signum, batch)
                     if signum:
                         self._stop(signum)
                     self._advance(batch, save)
@@ -84,11 +85,22 @@ class Trainer:
         assert self.metrics is not None
         return self.metrics
 
-    def _agree(self, signum: int | None) -> tuple[int, bool]:
-        """The signal that some rank has got, or 0, and whether rank 0 finds a checkpoint due."""
+    def _agree(self, signum: int | None, batch: Batch) -> tuple[int, bool]:
+        """The signal that some rank has got, or 0, and whether rank 0 finds a checkpoint due.
+
+        Raises:
+            RunError: two towers have different images, which would go unseen.
+        """
         due = self.world.main and time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS
-        flags = self.world.largest(torch.tensor([signum or 0, int(due)])).tolist()
-        return flags[0], bool(flags[1])
+        seen = zlib.crc32(batch.ids.tobytes()) if self.mode == "towers" else 0
+        flags = torch.tensor([signum or 0, int(due), seen, -seen])
+        first, save, most, least = self.world.largest(flags).tolist()
+        if most != -least:
+            raise RunError(
+                f"the towers have different images at step {self.step + 1}: --skip-bad replaced "
+                "one on one rank alone; see its warning, and look after that disk"
+            )
+        return first, bool(save)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -181,20 +193,13 @@ class Trainer:
         self._fetch()
         ranks, precision = self.world.size, self.config.precision
         batches = eval_batches(
-            self.dataset,
-            self.format,
-            batch_size=-(-self.config.batch_size // ranks) * ranks,
-            device=self.device,
-            rank=self.world.rank,
-            world_size=ranks,
-        )
+            self.dataset, self.format, batch_size=-(-self.config.batch_size // ranks) * ranks,
+            device=self.device, rank=self.world.rank, world_size=ranks,
+        )  # fmt: skip
         metrics = evaluate(
-            self.train_step.whole_model(),
-            self.watch.along(batches),
-            device=self.device,
-            precision=precision,
-            world=self.world,
-        )
+            self.train_step.whole_model(), self.watch.along(batches), device=self.device,
+            precision=precision, world=self.world,
+        )  # fmt: skip
         if not math.isfinite(metrics.loss):
             self._not_finite(f"the validation loss is {metrics.loss}", self.step, self._lr(), [])
         self.metrics, self.validated_at = metrics, self.step

@@ -122,7 +122,7 @@ class Watch:
         failed_at, before = None, time.monotonic()
         while not self._over.wait(SECONDS_BETWEEN_LOOKS):
             now = time.monotonic()
-            if now - before > 2 * SECONDS_BETWEEN_LOOKS:
+            if now - before > SECONDS_OF_SILENCE:
                 self._since = now  # this process itself was stopped, as by Ctrl-Z, and goes on
             before = now
             if self._failed is not None:

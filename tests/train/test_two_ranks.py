@@ -5,11 +5,13 @@ different share of fc8 on each rank.
 """
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from fastalex.commands import ranks
+from fastalex.train.config import Precision
 from fastalex.train.distributed import ALONE
 
 from .two_ranks import steps_of
@@ -24,7 +26,9 @@ WAYS = [
 EXACT, LONG = "float64:1", "float32:20"
 TRACED = [f"{way}:float64:2:traced" for way in ("paper:towers:2", "torchvision:hybrid:2")]
 COMPILED = [f"paper:{way}:float64:2:compiled" for way in ("towers:2", "hybrid:2", "data:1")]
-JOBS = [*TRACED, *(f"{way}:{kind}" for way in WAYS for kind in (EXACT, LONG))]
+HALF = [f"paper:{way}:float32:5:{how}" for way in ("towers:2", "hybrid:1", "data:1")
+        for how in ("bf16", "fp16")]  # fmt: skip
+JOBS = [*TRACED, *HALF, *(f"{way}:{kind}" for way in WAYS for kind in (EXACT, LONG))]
 ROUNDING = 1e-12
 """Of float64, over one step: some thousands of additions in another order."""
 
@@ -49,8 +53,9 @@ def by_one() -> dict:
     known = {}
 
     def result(job: str) -> dict:
-        variant, _, _, kind, count, *_ = job.split(":")
-        key = f"{variant}:one:1:{kind}:{count}"
+        variant, _, _, kind, count, *how = job.split(":")
+        precision = [word for word in how if word in get_args(Precision)]
+        key = ":".join([variant, "one", "1", kind, count, *precision])
         if key not in known:
             known[key] = steps_of(ALONE, key)
         return known[key]
@@ -90,6 +95,20 @@ def test_traced_it_is_the_same(job, by_two, by_one):
     ours, theirs = by_two[job], by_one(job)
     torch.testing.assert_close(ours["losses"], theirs["losses"], rtol=ROUNDING, atol=0)
     assert_close(ours["gradients"], theirs["gradients"], ROUNDING)
+
+
+@pytest.mark.parametrize("job", HALF)
+def test_half_precision(job, by_two, by_one):
+    """Within some of its roundings; fp16's scale falls on all where one's gradients overflow."""
+    ours, theirs = by_two[job], by_one(job)
+    rounding = torch.finfo({"bf16": torch.bfloat16, "fp16": torch.float16}[job[-4:]]).eps
+    torch.testing.assert_close(ours["losses"], theirs["losses"], rtol=5 * rounding, atol=0)
+    ours_, theirs_ = (
+        {k: v for k, v in x["state"]["model"].items() if v.ndim > 1} for x in (ours, theirs)
+    )
+    assert_close(ours_, theirs_, 5 * rounding)
+    assert ours["scale"] == theirs["scale"] * 2
+    assert theirs["scale"] == [2.0**14 if job.endswith("fp16") else 1.0]  # two overflows
 
 
 @pytest.mark.slow

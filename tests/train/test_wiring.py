@@ -152,3 +152,36 @@ def test_images_per_second_counts_images(monkeypatch):
     assert [line["loss"] for line in lines] == [1.0, 2.0, 3.0, 4.0]
     assert [line["epoch"] for line in lines] == [0.25, 0.5, 0.75, 1]
     assert meter.fetch() == []
+
+
+def test_towers_with_different_images_are_found(monkeypatch):
+    from types import SimpleNamespace
+
+    import numpy as np
+
+    from fastalex.errors import RunError
+
+    class Other:
+        """A world of two, whose other rank has these ids."""
+
+        main = True
+
+        def __init__(self, ids):
+            self.crc = trainer.zlib.crc32(np.array(ids).tobytes())
+
+        def largest(self, flags):
+            theirs = torch.tensor([0, 0, self.crc, -self.crc])
+            return torch.maximum(flags, theirs) if flags[2] else flags
+
+    batch = SimpleNamespace(ids=np.array([3, 1, 4]))
+    run = trainer.Trainer.__new__(trainer.Trainer)
+    run.step, run.mode, run.saved_at = 6, "towers", trainer.time.monotonic()
+    run.world = Other([3, 1, 4])
+    assert run._agree(None, batch) == (0, False)
+    assert run._agree(2, batch) == (2, False)
+    for ids in ([3, 1, 5], [1, 3, 4]):
+        run.world = Other(ids)
+        with pytest.raises(RunError, match="different images at step 7"):
+            run._agree(None, batch)
+    run.mode = "data"
+    assert run._agree(None, batch) == (0, False)

@@ -2,17 +2,17 @@
 
 Run by `fastalex.commands.ranks.run` as `two_ranks.py OUT DEVICE JOB...`: rank 0 puts the results
 into OUT. A job is `VARIANT:MODE:MICRO_BATCHES:DTYPE:STEPS[:how]`, how: traced, by torch.compile
-without its code generator, or compiled.
+without its code generator, or compiled, or a --precision.
 """
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from fastalex import AlexNet
-from fastalex.train.config import TrainConfig
+from fastalex.train.config import Precision, TrainConfig
 from fastalex.train.distributed import World, join
 from fastalex.train.parallel import mode_of
 from fastalex.train.schedule import Rates
@@ -27,7 +27,8 @@ def steps_of(world: World, job: str, device: str = "cpu") -> dict[str, Any]:
     variant, mode, parts, dtype, count, *how = job.split(":")
     config = TrainConfig(
         variant=variant, gpus=world.size, parallel=mode if world.size > 1 else None,
-        micro_batches=int(parts), batch_size=BATCH, precision="fp32", device=device,
+        micro_batches=int(parts), batch_size=BATCH, device=device,
+        precision=how[0] if how and how[0] in get_args(Precision) else "fp32",
         compile=how == ["compiled"],
     )  # fmt: skip
     kind = getattr(torch, dtype)
@@ -57,6 +58,7 @@ def steps_of(world: World, job: str, device: str = "cpu") -> dict[str, Any]:
         "losses": torch.stack(losses),
         "gradients": step._join(gradients),
         "state": step.state_dict(),
+        "scale": world.gather(step.scaler.get_scale()),
         "parameters": sum(p.numel() for p in step.optimizer.state),
     }
 
