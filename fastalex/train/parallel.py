@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import GradBucket  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -216,7 +217,7 @@ class _Calls(nn.Module):
         return self._function(*args)
 
 
-def _average_in_bf16(ranks: int, bucket: Any) -> torch.futures.Future[Tensor]:
+def _average_in_bf16(ranks: int, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     """A hook of DistributedDataParallel; torch's own of this name refuses all but NCCL."""
     total = bucket.buffer().to(torch.bfloat16).div_(ranks)
     work: Any = dist.all_reduce(total, async_op=True)

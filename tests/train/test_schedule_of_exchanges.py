@@ -124,7 +124,7 @@ def test_the_picture_has_every_stretch_of_computing_and_every_wait():
             add("gloo:all_gather")
         elif isinstance(event, Wait):
             add("_c10d_functional::wait_tensor")
-    step = {"name": "step", "ts": -10, "dur": 10 * next(clock)}
+    step = {"name": "step", "ts": -10, "dur": 10 * next(clock) + 20}
     bars = trace._bars([*events, step], 2)
     computed = [f"{b.label}{b.micro_batch}" for b in bars if b.kind == "compute"]
     forward = [f"{name}{m}" for name in "ABCDE" for m in (0, 1)]
