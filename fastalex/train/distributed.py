@@ -120,12 +120,15 @@ class World:
         """Raise UsageError, on all ranks, where one has another fact than rank 0."""
         first, *others = self.gather(facts)
         for rank, theirs in enumerate(others, start=1):
-            for name, value in first.items():
-                if theirs[name] != value:
-                    raise UsageError(
-                        f"rank {rank} was started with {name} {theirs[name]}, rank 0 with {value}; "
-                        "all ranks need the same options, data and versions"
-                    )
+            odd = [name for name in first if theirs[name] != first[name]]
+            if odd:
+                said, wanted = (
+                    ", ".join(f"{name} {of[name]}" for name in odd) for of in (theirs, first)
+                )
+                raise UsageError(
+                    f"rank {rank} was started with {said}; rank 0 with {wanted}; "
+                    "all ranks need the same options, data and versions"
+                )
 
 
 ALONE = World()
