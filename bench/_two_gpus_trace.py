@@ -22,6 +22,7 @@ from _two_gpus_tables import settings
 from matplotlib.patches import Patch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from fastalex.model import exchange
 from fastalex.train.build import build_model
 from fastalex.train.distributed import join
 from fastalex.train.schedule import Rates
@@ -85,6 +86,7 @@ def _run_ranks(folder: Path) -> None:
 def _rank(folder: Path) -> None:
     """One of the two: traces a step for each number of micro-batches."""
     device = torch.device("cpu")
+    exchange.AT_ONCE_ON_CPU = False
     with join(device) as world:
         for parts in MICRO_BATCHES:
             config = settings("towers", BATCH, parts, precision="fp32")

@@ -35,6 +35,9 @@ def prepare() -> None:
 
 def end_rank(name: str, error: BaseException) -> NoReturn:
     """End this process, a rank of fastalex-NAME, with what `error` means; from any thread."""
+    with contextlib.suppress(ValueError):  # not the main thread
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
     code, message = _verdict(error)
     if "--debug" in sys.argv:
         traceback.print_exception(error)

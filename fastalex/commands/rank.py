@@ -35,6 +35,8 @@ def has_launcher() -> bool:
 
 def enter() -> None:
     """Before all else in a process that may be a rank: one that `ranks` started dies with it."""
+    if is_rank():
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what fails is said in one line
     if not has_launcher():
         return
     if sys.platform == "linux":

@@ -86,6 +86,7 @@ def _as_rank(options: Options, argv: list[str]) -> None:
         raise UsageError("torchrun --max-restarts: add --out RUN, where the next attempt finds it")
     with join(pick_device(config.device, config.gpus, local, here)) as world:
         run = world.gather(options.resume or options.out or _fresh_run(config))[0]
+        again = any(world.gather(again))  # torch counts by machine
         resume = options.resume is not None or (again and (run / "config.json").exists())
         dataset = _open(config) if local == 0 else None
         world.gather(None)  # one of each machine prepares what is to be prepared
@@ -167,7 +168,8 @@ def _where(config: TrainConfig) -> str:
         cpu = f"the CPU ({torch.get_num_threads()} threads)"
         return torch.cuda.get_device_name() if gpu else cpu
     mode = mode_of(config)
-    parts = f" in {micro_batches(config, mode)} micro-batches" if mode != "data" else ""
+    count = micro_batches(config, mode)
+    parts = f" in {count} micro-batches" if count > 1 else ""
     if gpu:
         return f"{config.gpus} x {torch.cuda.get_device_name()}, {mode}{parts}"
     return (

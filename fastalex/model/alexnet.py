@@ -128,7 +128,12 @@ class _Builder:
         )  # fmt: skip
 
     def scaled(self, count: int) -> int:
-        return max(2, 2 * round(count * self.width / 2))
+        return scaled(count, self.width)
+
+
+def scaled(count: int, width: float) -> int:
+    """Channels or units of a layer that has `count` at width 1."""
+    return max(2, 2 * round(count * width / 2))
 
 
 def _check(num_classes: int, dropout: float, variant: str, init: str | None, width: float) -> None:

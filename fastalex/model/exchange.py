@@ -23,6 +23,11 @@ from torch import Tensor
 
 _c10d = torch.ops._c10d_functional
 
+AT_ONCE_ON_CPU = True
+"""Await what CPU tensors' exchanges bring where they are launched, unless compiled. With torch 2.13
+gloo was seen to corrupt the heap, once in some minutes, while the caller computes beside it (with
+torch's functional collectives alone, too), and processes of a CPU are there to try things out."""
+
 
 class Group(NamedTuple):
     """The ranks that share a network."""
@@ -38,9 +43,6 @@ class Sent(NamedTuple):
 
     own: Tensor
     """What this rank sent, with its gradient."""
-    going: Tensor
-    """The same as it is sent. Kept until all has come: torch 2.13's gloo thread corrupts the heap,
-    rarely, where Python lets go of it before (seen with torch's functional collectives alone)."""
     coming: Tensor
     """Everyone's, one after the other, not to be read before `receive` has waited for it."""
     group: Group
@@ -56,8 +58,8 @@ def send(x: Tensor, group: Group, *, rows: bool) -> Sent:
     """
     own = _AwaitGradient.apply(x)
     with torch.no_grad():
-        going = _dense(_flat(own.detach(), rows))
-        return Sent(own, going, _launch(going, group), group, rows)
+        coming = _launch(_dense(_flat(own.detach(), rows)), group)
+    return Sent(own, coming, group, rows)
 
 
 def receive(sent: Sent) -> Tensor:
@@ -69,8 +71,9 @@ def send_logits(logits: Tensor, group: Group, classes: int) -> Sent:
     """Launch the all-gather of a rank's share (B, own classes) of the logits; see `share`."""
     widest = -(-classes // group.size)
     with torch.no_grad():
-        going = _dense(F.pad(logits.detach(), (0, widest - logits.shape[1])))
-        return Sent(logits, going, _launch(going, group), group, rows=False)
+        padded = F.pad(logits.detach(), (0, widest - logits.shape[1]))
+        coming = _launch(_dense(padded), group)
+    return Sent(logits, coming, group, rows=False)
 
 
 def receive_logits(sent: Sent, classes: int) -> Tensor:
@@ -81,8 +84,7 @@ def receive_logits(sent: Sent, classes: int) -> Tensor:
 def gather_rows(x: Tensor, group: Group) -> Tensor:
     """Everyone's `x` (B, ...), stacked in order of rank, without a gradient; waits."""
     with torch.no_grad():
-        going = _dense(x)
-        return _c10d.wait_tensor(_launch(going, group))
+        return _c10d.wait_tensor(_launch(_dense(x), group))
 
 
 def sum_over_ranks(x: Tensor, group: Group) -> Tensor:
@@ -125,7 +127,7 @@ class _Arrive(torch.autograd.Function):
         b, c, *size = shape
         if not rows:
             dy = dy.movedim(1, -1).reshape(-1, group.size, c).transpose(0, 1).reshape(-1, c)
-        dx = _c10d.reduce_scatter_tensor(_dense(dy), "sum", group.size, group.name)
+        dx = _begun(_c10d.reduce_scatter_tensor(_dense(dy), "sum", group.size, group.name))
         if not rows:
             dx = dx.reshape(b, *size, c).movedim(-1, 1)
         return dx, None, None, None
@@ -156,7 +158,12 @@ class _Sum(torch.autograd.Function):
 
 
 def _launch(x: Tensor, group: Group) -> Tensor:
-    return _c10d.all_gather_into_tensor(x, group.size, group.name)
+    return _begun(_c10d.all_gather_into_tensor(x, group.size, group.name))
+
+
+def _begun(x: Tensor) -> Tensor:
+    at_once = AT_ONCE_ON_CPU and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return _c10d.wait_tensor(x) if at_once else x
 
 
 def _flat(x: Tensor, rows: bool) -> Tensor:

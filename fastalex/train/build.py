@@ -1,5 +1,6 @@
 """From a TrainConfig to the network, its input format and its starting weights."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,5 +77,6 @@ def _start_from(model: AlexNet, origin: Path, config: TrainConfig) -> None:
         fresh = model.state_dict()[key]
         if key in state and state[key].shape[:1] != fresh.shape[:1]:
             state[key] = fresh
-            print(f"{key}: {origin} has another number of classes; left as initialised")
+            if os.environ.get("RANK", "0") == "0":
+                print(f"{key}: {origin} has another number of classes; left as initialised")
     load_weights(model, state, origin)

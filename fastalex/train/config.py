@@ -101,7 +101,7 @@ class TrainConfig:
     """Start from these weights: a run directory or a .safetensors file of the same variant. A last
     layer for another number of classes is left as initialised."""
     skip_bad: int = 0
-    """Undecodable training images to tolerate before the run stops."""
+    """Undecodable training images to tolerate, on each GPU, before the run stops."""
     log_every: int = 10
     """Steps between fetches of the losses from the device; every step is logged."""
 

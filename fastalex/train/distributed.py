@@ -153,7 +153,7 @@ def join(device: torch.device, *, seconds: float = SECONDS_TO_MEET) -> Iterator[
     if device.type == "cuda":
         torch.cuda.set_device(device)
     store, watched = meet(rank, size, seconds)
-    try:
+    with contextlib.ExitStack() as leaving:
         with peers():
             dist.init_process_group(
                 "nccl" if by_nccl else "gloo",
@@ -164,10 +164,12 @@ def join(device: torch.device, *, seconds: float = SECONDS_TO_MEET) -> Iterator[
                 device_id=device if by_nccl else None,
             )
             control = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+        if not by_nccl:
+            leaving.callback(dist.destroy_process_group)
         yield World(rank, size, watched, control)
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    # NCCL's waits for what is under way: after an error, for ever.
+    if by_nccl:
+        dist.destroy_process_group()
 
 
 @contextlib.contextmanager

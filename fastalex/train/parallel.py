@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastalex.errors import UsageError
 from fastalex.model import VARIANTS, AlexNet
+from fastalex.model.alexnet import scaled
 from fastalex.model.dropout import KeyedDropout, key_dropouts
 from fastalex.model.exchange import Group, gather_rows
 from fastalex.model.shared_norm import share_norms
@@ -68,6 +69,11 @@ def micro_batches(config: TrainConfig, mode: Mode) -> int:
         )
     if mode in ("one", "data"):
         return 1
+    if mode == "hybrid" and (units := scaled(4096, config.width)) % config.gpus:
+        raise UsageError(
+            f"--gpus {config.gpus}: --parallel hybrid shares the {units} units of fc6 and fc7 "
+            "evenly; give a number of GPUs that divides them, or choose data"
+        )
     each = config.batch_size if mode == "towers" else config.batch_size // config.gpus
     norms = any(isinstance(layer, BatchNorm) for layer in VARIANTS[config.variant].features)
     if not isinstance(config.micro_batches, int):
@@ -136,6 +142,7 @@ class Data(Network):
 
     def __init__(self, model: AlexNet, config: TrainConfig, key: Tensor, group: Group) -> None:
         share_norms(model, group)
+        torch._dynamo.config.optimize_ddp = False  # it would divide the two parts by its buckets
         super().__init__(model, config, key)
         for module in self.model.modules():
             if isinstance(module, KeyedDropout):
@@ -146,6 +153,7 @@ class Data(Network):
             _Calls(self.model, self._in_parts),
             bucket_cap_mb=BUCKET_MB,
             gradient_as_bucket_view=True,
+            broadcast_buffers=False,  # batch norm's are the same on all ranks
         )
         if config.precision != "fp32":
             self._whole.register_comm_hook(group.size, _average_in_bf16)

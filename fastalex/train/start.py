@@ -17,7 +17,7 @@ import fastalex
 from fastalex.data.shards import Dataset
 from fastalex.train import checkpoint
 from fastalex.train.config import TrainConfig, flag
-from fastalex.train.distributed import ALONE, World
+from fastalex.train.distributed import ALONE, World, peers
 from fastalex.train.evaluate import Metrics
 from fastalex.train.fastest import fastest
 from fastalex.train.rundir import alone, check_new, check_resumed, write_config
@@ -61,6 +61,19 @@ def train(
         Stopped: SIGINT or SIGTERM, after saving.
     """
     config.check()
+    with Watch(world, config.timeout, abandon) as watch, peers():
+        return _train(config, dataset, run, resume, announce, world, watch)
+
+
+def _train(
+    config: TrainConfig,
+    dataset: Dataset,
+    run: Path,
+    resume: bool,
+    announce: Callable[[TrainConfig, str], object],
+    world: World,
+    watch: Watch,
+) -> Metrics:
     world.must_agree(_facts(config, dataset))
     world.first(lambda: check_resumed(config, run) if resume else check_new(run))
     # Before the directory is made: what cannot run leaves none behind.
@@ -80,8 +93,7 @@ def train(
             trainer.load_state_dict(state)
         world.must_agree({"a checkpoint of step": trainer.step})
         world.first(lambda: (write_config(config, run), announce(decided, timings)))
-        with Watch(world, config.timeout, abandon) as watch:
-            return trainer.run_to_end(watch)
+        return trainer.run_to_end(watch)
 
 
 @dataclass(frozen=True)

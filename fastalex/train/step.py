@@ -1,5 +1,6 @@
 """One training step: forward, loss, backward, update; in one process or as a rank's part of it."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
+from fastalex.kernels import use
 from fastalex.model import AlexNet
 from fastalex.model.exchange import Group
 from fastalex.model.shares import cut_state, join_state
@@ -37,6 +39,8 @@ class TrainStep:
     ) -> None:
         self.config, self.group, self._device = config, group, device
         self._whole: AlexNet | None = None
+        # Ranks that hold the same weights must round alike; each would choose by its own timing.
+        self._alike = group is not None and device.type == "cuda"
         seed = config.seed - 2**64 if config.seed >= 2**63 else config.seed  # the same 64 bits
         self._key = torch.tensor([seed, 0], dtype=torch.int64, device=device)
         self.network = share_out(model, config, self._key, group, mode)
@@ -67,11 +71,12 @@ class TrainStep:
         loss, health = self.network.loss(images, labels)
         self.scaler.scale(loss).backward()
         self.network.finish_gradients()
-        if self.scaler.is_enabled():
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        else:
-            self._update()
+        with use("triton") if self._alike else contextlib.nullcontext():
+            if self.scaler.is_enabled():
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+            else:
+                self._update()
         return loss.detach(), health
 
     def is_finite(self) -> bool:

@@ -27,7 +27,7 @@ from fastalex.errors import RunError, Stopped, UsageError
 from fastalex.train import checkpoint
 from fastalex.train.build import WEIGHTS, build_model, input_format
 from fastalex.train.config import TrainConfig
-from fastalex.train.distributed import World, peers
+from fastalex.train.distributed import World
 from fastalex.train.evaluate import Metrics, evaluate
 from fastalex.train.log import RunLog
 from fastalex.train.meter import Meter
@@ -154,8 +154,7 @@ class Trainer:
     def _advance(self, batch: Batch, save: bool) -> None:
         """One step, and what is due after it."""
         rates = self.schedule.rates(self.step / self.steps_per_epoch)
-        with peers():
-            numbers = self.train_step(batch.images, batch.labels, rates, self.step)
+        numbers = self.train_step(batch.images, batch.labels, rates, self.step)
         self.step += 1
         self.meter.add(self.step, rates.weights, *numbers)
         if self.step % self.config.log_every == 0:

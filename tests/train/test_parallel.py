@@ -42,6 +42,7 @@ def test_the_default(settings, mode):
         ({"gpus": 2, "parallel": "towers", "variant": "caffe"}, "variant caffe is not made of two"),
         ({"gpus": 3}, "--batch-size 8: --parallel data .* a multiple of 3"),
         ({"gpus": 2, "batch_size": 9, "parallel": "hybrid"}, "--batch-size 9"),
+        ({"gpus": 3, "batch_size": 9, "parallel": "hybrid", "width": 1.0}, "shares the 4096 units"),
         ({"gpus": 2, "micro_batches": 3}, "--micro-batches 3 does not divide the 8 images"),
         ({"gpus": 2, "micro_batches": 8, "parallel": "hybrid"}, "does not divide the 4 images"),
         ({"gpus": 2, "micro_batches": 2, "variant": "batchnorm"}, "normalizes over the whole"),

@@ -185,3 +185,52 @@ def test_towers_with_different_images_are_found(monkeypatch):
             run._agree(None, batch)
     run.mode = "data"
     assert run._agree(None, batch) == (0, False)
+
+
+def test_the_slowest_rank_counts(monkeypatch):
+    """Or ranks would take different ways to share a step."""
+    from fastalex.train import fastest
+    from fastalex.train.distributed import World
+
+    monkeypatch.setattr(World, "largest", lambda self, numbers: numbers + 7.0)
+    monkeypatch.setattr(fastest, "WARM_UP", 1)
+    monkeypatch.setattr(fastest, "TIMED", 1)
+    seconds = fastest._seconds(SMALL, "one", 3, World())
+    assert seconds > 7.0
+
+
+def test_ranks_agree_on_settings_images_and_checkpoint(dataset, tmp_path, monkeypatch):
+    from fastalex.train.distributed import World
+
+    facts = {}
+    monkeypatch.setattr(World, "must_agree", lambda self, these: facts.update(these))
+    train(replace(SMALL, steps=2), dataset, tmp_path / "run")
+    assert facts["--lr"] == SMALL.lr
+    assert "torch" in facts
+    assert facts["a checkpoint of step"] == 0
+    train(replace(SMALL, steps=3), dataset, tmp_path / "run", resume=True)
+    assert facts["a checkpoint of step"] == 2
+
+
+def test_weights_that_are_not_finite_on_another_rank_stop_this_one(dataset, tmp_path, monkeypatch):
+    from fastalex.errors import RunError
+    from fastalex.train.distributed import World
+
+    gather = World.gather
+    monkeypatch.setattr(
+        World, "gather", lambda self, x: [x, False] if isinstance(x, bool) else gather(self, x)
+    )
+    with pytest.raises(RunError, match="the weights are not finite"):
+        train(replace(SMALL, steps=1), dataset, tmp_path / "run")
+
+
+def test_ranks_of_gpus_update_by_the_same_kernel(monkeypatch):
+    from fastalex.kernels import _launch
+
+    step, _ = one_step()
+    assert not step._alike
+    step._alike, modes = True, []
+    monkeypatch.setattr(step, "_update", lambda: modes.append(_launch._state.mode))
+    step(torch.zeros(4, 3, 224, 224), torch.tensor([0, 1, 2, 0]), RATES, 1)
+    assert modes == ["triton"]
+    assert _launch._state.mode == "auto"
