@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 from torch.distributed.elastic.multiprocessing import ProcessFailure
 
-from fastalex.commands import rank, ranks
-from fastalex.commands.blame import End, end_of, error_for, error_for_stopped
-from fastalex.commands.rank import from_slurm
-from fastalex.errors import RunError, Stopped, UsageError
+from fastalex.commands import ranks
+from fastalex.errors import RunError, UsageError
 
 from .conftest import ROOT, Result, finish
 
@@ -199,82 +197,3 @@ def test_under_torchrun_a_rank_says_itself_what_it_is(tmp_path, deed, code):
     assert isinstance(message, dict)
     assert message["errorCode"] == code
     assert "Traceback" in message["extraInfo"]["py_callstack"]
-
-
-def test_crashes_come_before_words_and_words_before_aborts():
-    nan = End(0, 1, "the loss is nan", time=7.0)
-    assert "rank 1 was killed by SIGBUS" in str(error_for([nan, End(1, -signal.SIGBUS)], 2))
-    assert str(error_for([nan, End(1, -signal.SIGABRT)], 2)) == "rank 0: the loss is nan"
-    assert str(error_for([nan, End(1, 2, "no disk", time=6.0)], 2)) == "rank 1: no disk"
-
-
-def test_of_two_words_in_the_same_second_the_first_counts(tmp_path, monkeypatch):
-    ends = []
-    for number, (text, now) in enumerate([("its echo", 7.6), ("the cause", 7.1)]):
-        word = str(tmp_path / str(number))
-        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", word)
-        monkeypatch.setattr(time, "time", lambda now=now: now)
-        rank.leave_word(RunError(text), 1, text, consequence=False)
-        ends.append(end_of(number, ProcessFailure(number, 0, 1, word), told=False))
-    assert str(error_for(ends, 2)) == "rank 1: the cause"
-
-
-def test_a_hang_is_told_as_the_rank_that_found_it_has_it():
-    found = End(0, 1, "rank 1 hangs at step 8", consequence=True)
-    assert str(error_for([found, End(1, -9, told=True)], 2)) == "rank 1 hangs at step 8"
-
-
-def test_one_rank_alone_told_to_stop_by_others_than_the_launcher():
-    ends = [End(0, 143, "terminated", told=True), End(1, 143, "stopped by SIGTERM at step 8")]
-    error = error_for(ends, 2)
-    assert isinstance(error, Stopped)
-    assert str(error) == "rank 1: stopped by SIGTERM at step 8"
-
-
-def test_a_rank_that_does_not_end_after_a_signal_is_named():
-    ends = [End(0, 143, "stopped", told=True), End(1, -signal.SIGKILL, told=True)]
-    error = error_for_stopped(ends, 2, signal.SIGTERM, 120)
-    assert isinstance(error, Stopped)
-    assert error.signum == signal.SIGTERM
-    assert "rank 1 was killed, not done 120 s after" in str(error)
-
-
-SLURM = {
-    "SLURM_PROCID": "5", "SLURM_NTASKS": "7", "SLURM_STEP_NUM_TASKS": "7", "SLURM_LOCALID": "1",
-    "SLURM_NODEID": "2", "SLURM_STEP_TASKS_PER_NODE": "2(x3),1", "SLURM_JOB_ID": "123456",
-    "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "gpu[003-005,011],fat1",
-    "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1",
-}  # fmt: skip
-
-
-def test_slurms_names_become_torchs():
-    assert from_slurm(SLURM) == {
-        "RANK": "5", "WORLD_SIZE": "7", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "gpu003", "MASTER_PORT": str(15000 + 7 * 123456 % 10000),
-    }  # fmt: skip
-    last = from_slurm({**SLURM, "SLURM_PROCID": "6", "SLURM_NODEID": "3"})
-    assert last["LOCAL_WORLD_SIZE"] == "1"
-
-
-@pytest.mark.parametrize(
-    ("nodes", "first"),
-    [("a,b", "a"), ("n7", "n7"), ("r[1-2]n[03,05]", "r1n03"), ("n[9],m", "n9"), ("", "10.0.0.1")],
-)
-def test_rank_0_is_on_the_first_node(nodes, first):
-    assert from_slurm({**SLURM, "SLURM_STEP_NODELIST": nodes})["MASTER_ADDR"] == first
-
-
-def test_what_is_set_by_hand_stays():
-    found = from_slurm({**SLURM, "MASTER_ADDR": "here", "MASTER_PORT": "1"})
-    assert not {"MASTER_ADDR", "MASTER_PORT"} & set(found)
-    assert from_slurm({**SLURM, "RANK": "0"}) == {}
-
-
-@pytest.mark.parametrize("missing", ["SLURM_PROCID", "SLURM_STEP_NUM_TASKS"])
-def test_one_process_of_a_slurm_job_is_no_rank(missing):
-    """An salloc shell has not the one, an sbatch script not the other."""
-    assert from_slurm({k: v for k, v in SLURM.items() if k != missing}) == {}
-
-
-def test_a_step_of_one_task_is_no_rank():
-    assert from_slurm({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}) == {}
