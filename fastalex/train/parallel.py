@@ -153,7 +153,6 @@ class Data(Network):
             _Calls(self.model, self._in_parts),
             bucket_cap_mb=BUCKET_MB,
             gradient_as_bucket_view=True,
-            broadcast_buffers=False,  # batch norm's are the same on all ranks
         )
         if config.precision != "fp32":
             self._whole.register_comm_hook(group.size, _average_in_bf16)
