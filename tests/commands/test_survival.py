@@ -49,7 +49,9 @@ def test_killed_at_any_moment_and_resumed_it_ends_the_same(finished, prepared, t
     assert steps == list(range(1, 25))
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(
+    ("name", "code"), [pytest.param("SIGINT", 130, marks=pytest.mark.slow), ("SIGTERM", 143)]
+)
 def test_a_signal_finishes_the_step_saves_and_leaves(
     finished, prepared, tmp_path, name, code, call
 ):

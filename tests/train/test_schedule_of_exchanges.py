@@ -96,6 +96,7 @@ print(json.dumps(tables.exchanges(_two_gpus_record.compiled(config), 2)))
 """
 
 
+@pytest.mark.slow
 def test_compiled_every_exchange_has_products_to_hide_behind():
     """With two micro-batches, but for the last logits, which nothing is left to follow."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
