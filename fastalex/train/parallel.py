@@ -204,13 +204,13 @@ class Shared(Network):
         """
         whole = [p for n, p in self.model.named_parameters() if n not in self.rows]
         gradients = [p.grad for p in whole if p.grad is not None]
-        if gradients:
-            flat = torch.cat([g.flatten() for g in gradients])
-            dist.all_reduce(flat)
-            for gradient, total in zip(
-                gradients, flat.split([g.numel() for g in gradients]), strict=True
-            ):
-                gradient.copy_(total.view_as(gradient))
+        if not gradients:
+            return
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        totals = flat.split([gradient.numel() for gradient in gradients])
+        for gradient, total in zip(gradients, totals, strict=True):
+            gradient.copy_(total.view_as(gradient))
 
 
 class _Calls(nn.Module):

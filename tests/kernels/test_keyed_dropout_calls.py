@@ -66,6 +66,7 @@ def test_what_is_refused(arguments, message):
         keyed_dropout(**{"input": torch.ones(3, 4), "key": key_on("cpu"), **arguments})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's compiler")
 def test_compiled_for_a_cpu_it_is_the_same_to_the_bit():
     """In one graph for all steps."""

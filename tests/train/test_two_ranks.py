@@ -26,8 +26,9 @@ WAYS = [
 EXACT, LONG = "float64:1", "float32:20"
 LONG_WAYS = [
     "paper:towers:1", "paper:towers:2", "paper:towers:4", "paper:hybrid:2", "paper:data:1",
-    "original:towers:2", "torchvision:hybrid:4", "batchnorm:towers:1", "batchnorm:data:1",
+    "original:towers:2", "torchvision:hybrid:4",
 ]  # fmt: skip
+"""Not batch norm's, which magnifies rounding past 1e-5, in one process with other threads too."""
 TRACED = ["paper:towers:2:float64:2:traced"]
 COMPILED = [f"paper:{way}:float64:2:compiled" for way in ("towers:2", "hybrid:2", "data:1")]
 HALF = [f"paper:{way}:float32:5:{how}" for way in ("towers:2", "hybrid:1", "data:1")
@@ -57,13 +58,16 @@ def by_two(tmp_path_factory) -> dict:
 def by_one() -> dict:
     """What one process gives, by job without its mode."""
     known = {}
+    threads = torch.get_num_threads()
 
     def result(job: str) -> dict:
         variant, _, _, kind, count, *how = job.split(":")
         precision = [word for word in how if word in get_args(Precision)]
         key = ":".join([variant, "one", "1", kind, count, *precision])
         if key not in known:
+            torch.set_num_threads(1)
             known[key] = steps_of(ALONE, key)
+            torch.set_num_threads(threads)
         return known[key]
 
     return result

@@ -64,6 +64,7 @@ def steps_of(world: World, job: str, device: str = "cpu") -> dict[str, Any]:
 
 
 def main(out: Path, device: str, jobs: list[str]) -> None:
+    torch.set_num_threads(1)
     with join(torch.device(device)) as world:
         results = {job: steps_of(world, job, device) for job in jobs}
         if world.main:
