@@ -76,19 +76,16 @@ def _as_rank(options: Options, argv: list[str]) -> None:
     config, size = options.train, int(os.environ["WORLD_SIZE"])
     if not any(argument.split("=")[0] == "--gpus" for argument in argv):
         config = dataclasses.replace(config, gpus=size)  # whoever started them has said how many
-    local, here = (
-        int(os.environ.get(f"LOCAL_{n}", d)) for n, d in (("RANK", 0), ("WORLD_SIZE", size))
-    )
     again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) and not (
         options.out or options.resume
     ):
         raise UsageError("torchrun --max-restarts: add --out RUN, where the next attempt finds it")
-    with join(pick_device(config.device, config.gpus, local, here)) as world:
+    with join(pick_device(config.device, config.gpus)) as world:
         run = world.gather(options.resume or options.out or _fresh_run(config))[0]
         again = any(world.gather(again))  # torch counts by machine
         resume = options.resume is not None or (again and (run / "config.json").exists())
-        dataset = _open(config) if local == 0 else None
+        dataset = _open(config) if os.environ.get("LOCAL_RANK", "0") == "0" else None
         world.gather(None)  # one of each machine prepares what is to be prepared
         _train(config, dataset or _open(config), run, resume, world)
 

@@ -48,6 +48,13 @@ class KeyedDropout(nn.Module):
         self.p, self.key, self.inverted, self.layer = p, key, inverted, layer
         self.first_rows, self.first_unit = first_rows, first_unit
 
+    def placed(self, first_rows: tuple[int, ...], first_unit: int) -> "KeyedDropout":
+        """Another one, for another part of the batch or the layer."""
+        return KeyedDropout(
+            self.p, self.key, inverted=self.inverted, layer=self.layer,
+            first_rows=first_rows, first_unit=first_unit,
+        )  # fmt: skip
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if self.training:
             return self._dropped(input, relu=False)

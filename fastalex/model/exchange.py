@@ -100,6 +100,12 @@ def share(count: int, group: Group, rank: int | None = None) -> range:
     return range(first, first + each + (rank < more))
 
 
+def put_together(stacked: Tensor, count: int, group: Group, dim: int) -> Tensor:
+    """The whole, `count` along `dim`, of the ranks' shares, padded to the widest and stacked."""
+    pieces = enumerate(stacked.chunk(group.size))
+    return torch.cat([p.narrow(dim, 0, len(share(count, group, r))) for r, p in pieces], dim)
+
+
 class _AwaitGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -137,9 +143,7 @@ class _Logits(torch.autograd.Function):
     @staticmethod
     def forward(ctx, own, coming, group, classes):
         ctx.mine = share(classes, group)
-        pieces = _c10d.wait_tensor(coming).chunk(group.size)
-        widths = [len(share(classes, group, rank)) for rank in range(group.size)]
-        return torch.cat([piece[:, :w] for piece, w in zip(pieces, widths, strict=True)], 1)
+        return put_together(_c10d.wait_tensor(coming), classes, group, dim=1)
 
     @staticmethod
     def backward(ctx, dy):

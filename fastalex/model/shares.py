@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastalex.model.exchange import Group, gather_rows, share
+from fastalex.model.exchange import Group, gather_rows, put_together, share
 
 Rows = Mapping[str, int]
 """Rows of the whole, by state_dict key, of what is cut; what is absent all ranks hold."""
@@ -32,7 +32,8 @@ def cut_modules(modules: Mapping[str, nn.Module], group: Group) -> dict[str, int
         layer: Any = module
         state = {k: v for k, v in [*layer.named_parameters(), *layer.named_buffers()] if v.ndim}
         if not state:
-            layer.__dict__.update(groups=1) if getattr(layer, "groups", 1) == group.size else None
+            if getattr(layer, "groups", 1) == group.size:
+                layer.groups = 1
             continue
         rows |= {f"{prefix}.{key}": len(value) for key, value in state.items()}
         for key, value in state.items():
@@ -70,9 +71,7 @@ def join(part: Tensor, rows: int, group: Group) -> Tensor:
     widest = -(-rows // group.size)
     padded = part.new_zeros((widest, *part.shape[1:]))
     padded[: len(part)] = part
-    pieces = gather_rows(padded, group).chunk(group.size)
-    sizes = [len(share(rows, group, rank)) for rank in range(group.size)]
-    whole = torch.cat([piece[:n] for piece, n in zip(pieces, sizes, strict=True)])
+    whole = put_together(gather_rows(padded, group), rows, group, dim=0)
     return whole.movedim(-1, 1) if nhwc else whole
 
 

@@ -29,7 +29,6 @@ from fastalex.model.alexnet import AlexNet
 from fastalex.model.dropout import KeyedDropout
 from fastalex.model.exchange import Group
 from fastalex.model.fused import FusedSequential
-from fastalex.model.layers import UnscaledDropout
 from fastalex.model.shares import cut_modules
 from fastalex.model.variants import Conv, Dropout, Lrn, Variant
 
@@ -56,17 +55,15 @@ class Share(nn.Module):
     is in `rows`; the rest (hybrid's convolutions) has the rank's images' part of it.
 
     Args:
-        model: the whole network, the same on all ranks.
+        model: the whole network, the same on all ranks; its dropouts are `KeyedDropout`s.
         batch_size: B.
         micro_batches: divides b.
-        key: (2,) int64 tensor on the model's device: seed and step of the dropout.
     """
 
     def __init__(
         self,
         model: AlexNet,
         group: Group,
-        key: Tensor,
         *,
         towers: bool,
         batch_size: int,
@@ -83,7 +80,7 @@ class Share(nn.Module):
             {f"{name}.{i}": m for name in held for i, m in enumerate(getattr(model, name))}, group
         )
         # Not registered: they share `model`'s layers and differ in their dropout's place alone.
-        self._segments = [self._build(starts, m, key) for m in range(micro_batches)]
+        self._segments = [self._build(starts, m) for m in range(micro_batches)]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = list(images.chunk(self.micro_batches))
@@ -110,26 +107,16 @@ class Share(nn.Module):
         by_rank = [each.reshape(self.group.size, -1, self.classes) for each in logits]
         return torch.cat(by_rank, 1).flatten(0, 1)
 
-    def _build(self, starts: list[int], m: int, key: Tensor) -> list[FusedSequential]:
+    def _build(self, starts: list[int], m: int) -> list[FusedSequential]:
         """The segments as micro-batch `m` runs them."""
-        layers, drops, segments = _chain(self.model), 0, []
+        layers, segments = _chain(self.model), []
         for first, last in itertools.pairwise([*starts, len(layers)]):
             modules, unit = [], 0
             for layer in layers[first:last]:
                 if isinstance(layer, nn.Linear):
-                    unit = exchange.share(self._units(layer), self.group).start
-                if isinstance(layer, nn.Dropout):
-                    rows = self._first_rows(m, everyone=first > 0)
-                    inverted = not isinstance(layer, UnscaledDropout)
-                    layer = KeyedDropout(
-                        layer.p,
-                        key,
-                        inverted=inverted,
-                        layer=drops,
-                        first_rows=rows,
-                        first_unit=unit,
-                    )
-                    drops += 1
+                    unit = self.group.rank * layer.out_features
+                if isinstance(layer, KeyedDropout):
+                    layer = layer.placed(self._first_rows(m, everyone=first > 0), unit)
                 modules.append(layer)
             segments.append(FusedSequential(*modules))
         return segments
@@ -144,10 +131,6 @@ class Share(nn.Module):
         first_rows = [rank * self.own_images + m * each for rank in ranks]
         follow = all(b - a == each for a, b in itertools.pairwise(first_rows))
         return tuple(first_rows[:1] if follow else first_rows)
-
-    def _units(self, layer: nn.Linear) -> int:
-        name = next(f"classifier.{i}" for i, m in enumerate(self.model.classifier) if m is layer)
-        return self.rows[f"{name}.weight"]
 
 
 def _chain(model: AlexNet) -> list[nn.Module]:

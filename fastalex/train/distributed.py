@@ -62,9 +62,7 @@ class World:
                 f"--gpus {gpus}: {self.size} rank(s) are running; start as many by fastalex-train, "
                 "torchrun or Slurm"
             )
-        local = int(os.environ.get("LOCAL_RANK", 0)) if self.size > 1 else 0
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
-        return pick_device(name, gpus, local, here)
+        return pick_device(name, gpus)
 
     def exchanges(self) -> int:
         """How many exchanges this rank has begun, the network's and these; from any thread.

@@ -13,8 +13,8 @@ import torch
 from fastalex.errors import UsageError
 from fastalex.train.build import build_model, input_format
 from fastalex.train.config import TrainConfig
-from fastalex.train.distributed import World, peers
-from fastalex.train.parallel import Mode, micro_batches, mode_of
+from fastalex.train.distributed import World
+from fastalex.train.parallel import Mode, micro_batches, mode_of, own_images
 from fastalex.train.schedule import Rates
 from fastalex.train.step import TrainStep
 
@@ -32,18 +32,13 @@ def fastest(config: TrainConfig, num_classes: int, world: World) -> tuple[TrainC
         parts = micro_batches(candidate, mode)
         name = mode if mode == "data" else f"{mode} in {parts} micro-batch{'es' * (parts > 1)}"
         if name not in timed:
-            with peers():
-                timed[name] = _seconds(candidate, mode, num_classes, world), candidate
+            timed[name] = _seconds(candidate, mode, num_classes, world), candidate
     if not timed:
         mode_of(replace(config, parallel="hybrid"))  # says what does not fit
     rates = {name: config.batch_size / seconds for name, (seconds, _) in timed.items()}
-    best = max(rates, key=rates.__getitem__)
-    said = ", ".join(f"{name} {rate:.0f}" for name, rate in sorted(rates.items(), key=_by_rate))
-    return timed[best][1], f"timed, images/s: {said}; taken: {best}"
-
-
-def _by_rate(item: tuple[str, float]) -> float:
-    return -item[1]
+    order = sorted(rates, key=rates.__getitem__, reverse=True)
+    said = ", ".join(f"{name} {rates[name]:.0f}" for name in order)
+    return timed[order[0]][1], f"timed, images/s: {said}; taken: {order[0]}"
 
 
 def _candidates(config: TrainConfig) -> Iterator[tuple[TrainConfig, Mode]]:
@@ -62,8 +57,7 @@ def _seconds(config: TrainConfig, mode: Mode, num_classes: int, world: World) ->
     device = world.device(config.device, config.gpus)
     model = build_model(replace(config, init_from=None), num_classes).to(device)
     step = TrainStep(model, config, device, world.group, mode)
-    size, own = input_format(config).size, config.batch_size
-    own = own if mode == "towers" else own // world.size
+    size, own = input_format(config).size, own_images(config, mode)
     images = torch.randn(own, 3, size, size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(own, dtype=torch.int64, device=device)

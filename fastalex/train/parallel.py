@@ -42,11 +42,8 @@ def mode_of(config: TrainConfig) -> Mode:
     if config.gpus == 1:
         return "one"
     by_tower = config.gpus == 2 and has_towers(VARIANTS[config.variant])
-    if config.parallel is None:
-        mode = "towers" if by_tower else "data"
-    else:
-        assert config.parallel != "auto"
-        mode = config.parallel
+    assert config.parallel != "auto"
+    mode = config.parallel or ("towers" if by_tower else "data")
     if mode == "towers" and not by_tower:
         why = f"there are {config.gpus} GPUs" if config.gpus != 2 else (
             f"variant {config.variant} is not made of two"
@@ -54,6 +51,11 @@ def mode_of(config: TrainConfig) -> Mode:
         raise UsageError(f"--parallel towers: {why}; choose data or hybrid")
     micro_batches(config, mode)
     return mode
+
+
+def own_images(config: TrainConfig, mode: Mode) -> int:
+    """How many of a batch's images a rank is given."""
+    return config.batch_size // (config.gpus if mode in ("data", "hybrid") else 1)
 
 
 def micro_batches(config: TrainConfig, mode: Mode) -> int:
@@ -74,7 +76,7 @@ def micro_batches(config: TrainConfig, mode: Mode) -> int:
             f"--gpus {config.gpus}: --parallel hybrid shares the {units} units of fc6 and fc7 "
             "evenly; give a number of GPUs that divides them, or choose data"
         )
-    each = config.batch_size if mode == "towers" else config.batch_size // config.gpus
+    each = own_images(config, mode)
     norms = any(isinstance(layer, BatchNorm) for layer in VARIANTS[config.variant].features)
     if not isinstance(config.micro_batches, int):
         return 2 if each % 2 == 0 and not norms else 1
@@ -92,7 +94,7 @@ def micro_batches(config: TrainConfig, mode: Mode) -> int:
 
 
 class Network:
-    """One process: the whole network. The base of the others.
+    """A way to share a step.
 
     Args:
         model: the whole network on its device, the same on all ranks; taken over.
@@ -105,31 +107,39 @@ class Network:
     def __init__(self, model: AlexNet, config: TrainConfig, key: Tensor) -> None:
         self.config, self.device, self.rows = config, key.device, {}
         self.model = key_dropouts(model, key)
-        self._run = self._compile(self._forward)
+        self._run: Callable[..., Any]
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss to go backward from, and a number that is finite unless this rank is to blame.
 
         Args:
-            images, labels: of the whole batch, or this rank's slice where `slices`.
+            images, labels: `own_images` of them, this rank's part of the batch.
         """
         return self._run(images, labels)
 
     def finish_gradients(self) -> None:
         """After the backward: makes each rank's gradients those of the whole batch."""
 
-    def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        with arithmetic(self.device, self.config.precision):
-            loss = self._cross_entropy(self.model(images), labels)
-        return loss, loss.detach()
-
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
 
     def _compile(self, function: Any, **options: Any) -> Callable[..., Any]:
-        return (
-            torch.compile(function, fullgraph=True, **options) if self.config.compile else function
-        )
+        if not self.config.compile:
+            return function
+        return torch.compile(function, fullgraph=True, **options)
+
+
+class One(Network):
+    """One process: the whole network."""
+
+    def __init__(self, model: AlexNet, config: TrainConfig, key: Tensor) -> None:
+        super().__init__(model, config, key)
+        self._run = self._compile(self._forward)
+
+    def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        with arithmetic(self.device, self.config.precision):
+            loss = self._cross_entropy(self.model(images), labels)
+        return loss, loss.detach()
 
 
 class Data(Network):
@@ -149,20 +159,17 @@ class Data(Network):
                 module.first_rows = (group.rank * config.batch_size // group.size,)
         self._head = self._compile(self._classify)
         self._features = self._compile(self._convolve)
-        self._whole = DistributedDataParallel(
+        self._run = DistributedDataParallel(
             _Calls(self.model, self._in_parts),
             bucket_cap_mb=BUCKET_MB,
             gradient_as_bucket_view=True,
         )
         if config.precision != "fp32":
-            self._whole.register_comm_hook(group.size, _average_in_bf16)
+            self._run.register_comm_hook(group.size, _average_in_bf16)
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        loss = self._whole(images, labels)
+    def _in_parts(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        loss = self._head(self._features(images), labels)
         return loss, loss.detach()
-
-    def _in_parts(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self._head(self._features(images), labels)
 
     def _convolve(self, images: Tensor) -> Tensor:
         with arithmetic(self.device, self.config.precision):
@@ -179,12 +186,12 @@ class Shared(Network):
     def __init__(
         self, model: AlexNet, config: TrainConfig, key: Tensor, group: Group, mode: Mode
     ) -> None:
-        self.config, self.device, self.group = config, key.device, group
-        self.model, self.towers = model, mode == "towers"
+        super().__init__(model, config, key)
+        self.group, self.towers = group, mode == "towers"
         if not self.towers:
             share_norms(model, group)
         self._share = Share(
-            model, group, key, towers=self.towers, batch_size=config.batch_size,
+            self.model, group, towers=self.towers, batch_size=config.batch_size,
             micro_batches=micro_batches(config, mode),
         )  # fmt: skip
         self.rows = self._share.rows
@@ -216,11 +223,11 @@ class Shared(Network):
 class _Calls(nn.Module):
     """`function` as the forward of a module that has `model`'s parameters."""
 
-    def __init__(self, model: nn.Module, function: Callable[..., Tensor]) -> None:
+    def __init__(self, model: nn.Module, function: Callable[..., Any]) -> None:
         super().__init__()
         self.model, self._function = model, function
 
-    def forward(self, *args: Any) -> Tensor:
+    def forward(self, *args: Any) -> Any:
         return self._function(*args)
 
 
@@ -236,9 +243,7 @@ def share_out(
 ) -> Network:
     """The `Network` of a mode; `group` may be None for one process."""
     if mode == "one" or group is None:
-        return Network(model, config, key)
-    return (
-        Data(model, config, key, group)
-        if mode == "data"
-        else Shared(model, config, key, group, mode)
-    )
+        return One(model, config, key)
+    if mode == "data":
+        return Data(model, config, key, group)
+    return Shared(model, config, key, group, mode)
