@@ -8,7 +8,7 @@ constant; after a drop by ten the paper's velocity still carries the old, larger
 solver has the paper's form, cuda-convnet too. The arithmetic is `fastalex.kernels.momentum_sgd_`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ class MomentumSGD(torch.optim.Optimizer):
         lr: learning rate.
         momentum: share of the velocity kept at each step.
         weight_decay: L2 coefficient; it acts through the velocity and is scaled by `lr`.
+        masters: by parameter, the float32 weight that it is a rounded copy of: a step updates that,
+            and rounds it into the parameter. They are not part of the state_dict.
 
     Raises:
         UsageError: a negative `lr` or `weight_decay`, or a `momentum` outside [0, 1).
@@ -37,6 +39,7 @@ class MomentumSGD(torch.optim.Optimizer):
         lr: float = 0.01,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
+        masters: Mapping[Tensor, Tensor] | None = None,
     ) -> None:
         if not lr >= 0:
             raise UsageError(f"MomentumSGD: `lr` must be >= 0, got {lr}")
@@ -46,6 +49,7 @@ class MomentumSGD(torch.optim.Optimizer):
             raise UsageError(
                 f"MomentumSGD: `weight_decay` must not be negative, got {weight_decay}"
             )
+        self.masters = dict(masters or {})
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -57,16 +61,31 @@ class MomentumSGD(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
-            if weights:
-                self._update(weights, group)
+            rounded = [p for p in weights if p in self.masters]
+            whole = [p for p in weights if p not in self.masters]
+            if rounded:
+                self._update(rounded, [self.masters[p] for p in rounded], rounded, group)
+            if whole:
+                self._update(whole, whole, [], group)
         return loss
 
-    def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        for w in weights:
-            if not self.state[w]:
-                self.state[w]["velocity"] = torch.zeros_like(w, memory_format=torch.preserve_format)
-        velocities = [self.state[w]["velocity"] for w in weights]
-        grads: Any = [w.grad for w in weights]
+    def velocity(self, parameter: Tensor) -> Tensor:
+        """The parameter's, in float32 where it has a master; zero before its first step."""
+        state = self.state[parameter]
+        if not state:
+            state["velocity"] = torch.zeros_like(self.masters.get(parameter, parameter))
+        return state["velocity"]
+
+    def _update(
+        self,
+        parameters: list[Tensor],
+        weights: list[Tensor],
+        copies: list[Tensor],
+        group: dict[str, Any],
+    ) -> None:
+        velocities = [self.velocity(p) for p in parameters]
+        grads: Any = [p.grad for p in parameters]
         momentum_sgd_(
-            weights, velocities, grads, group["lr"], group["momentum"], group["weight_decay"]
-        )
+            weights, velocities, grads, group["lr"], group["momentum"], group["weight_decay"],
+            copies=copies,
+        )  # fmt: skip

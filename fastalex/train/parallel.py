@@ -24,6 +24,7 @@ from fastalex.model.towers import COMPILE_OPTIONS, Share, has_towers
 from fastalex.model.variants import BatchNorm
 from fastalex.train.config import TrainConfig
 from fastalex.train.device import arithmetic
+from fastalex.train.working_weights import halve
 
 Mode = Literal["one", "towers", "data", "hybrid"]
 
@@ -103,10 +104,13 @@ class Network:
 
     rows: dict[str, int]
     """`fastalex.model.shares.Rows`: what this rank has only a share of."""
+    masters: dict[nn.Parameter, Tensor]
+    """Of `fastalex.train.working_weights`: what the optimizer is to update."""
 
     def __init__(self, model: AlexNet, config: TrainConfig, key: Tensor) -> None:
         self.config, self.device, self.rows = config, key.device, {}
         self.model = key_dropouts(model, key)
+        self.masters = {}
         self._run: Callable[..., Any]
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,6 +123,11 @@ class Network:
 
     def finish_gradients(self) -> None:
         """After the backward: makes each rank's gradients those of the whole batch."""
+
+    def _round_weights(self) -> None:
+        """To working weights, once `model` is what this rank trains; fp16's scaler takes none."""
+        if self.config.precision == "bf16":
+            self.masters = halve(self.model)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
@@ -134,6 +143,7 @@ class One(Network):
 
     def __init__(self, model: AlexNet, config: TrainConfig, key: Tensor) -> None:
         super().__init__(model, config, key)
+        self._round_weights()
         self._run = self._compile(self._forward)
 
     def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,6 +164,7 @@ class Data(Network):
         share_norms(model, group)
         torch._dynamo.config.optimize_ddp = False  # it would divide the two parts by its buckets
         super().__init__(model, config, key)
+        self._round_weights()
         for module in self.model.modules():
             if isinstance(module, KeyedDropout):
                 module.first_rows = (group.rank * config.batch_size // group.size,)
@@ -195,6 +206,7 @@ class Shared(Network):
             micro_batches=micro_batches(config, mode),
         )  # fmt: skip
         self.rows = self._share.rows
+        self._round_weights()
         self._run = self._compile(self._forward, options=COMPILE_OPTIONS)
 
     def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,7 +225,7 @@ class Shared(Network):
         gradients = [p.grad for p in whole if p.grad is not None]
         if not gradients:
             return
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        flat = torch.cat([gradient.flatten().float() for gradient in gradients])
         dist.all_reduce(flat)
         totals = flat.split([gradient.numel() for gradient in gradients])
         for gradient, total in zip(gradients, totals, strict=True):

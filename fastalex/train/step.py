@@ -46,7 +46,9 @@ class TrainStep:
         self.network = share_out(model, config, self._key, group, mode)
         self.model = self.network.model
         self.optimizer = MomentumSGD(
-            parameter_groups(self.model, config, device), momentum=config.momentum
+            parameter_groups(self.model, config, device),
+            momentum=config.momentum,
+            masters=self.network.masters,
         )
         scaler = torch.amp.GradScaler if group is None else ShardedGradScaler
         self.scaler = scaler(device.type, enabled=config.precision == "fp16")
@@ -86,7 +88,10 @@ class TrainStep:
 
     def weights(self) -> dict[str, Tensor]:
         """The whole network's state_dict; all ranks call it."""
-        return self._join(self.model.state_dict())
+        state = self.model.state_dict()
+        for name, parameter in self.model.named_parameters():
+            state[name] = self.network.masters.get(parameter, state[name])
+        return self._join(state)
 
     def whole_model(self) -> AlexNet:
         """The network as one process has it, for evaluation; all ranks call it."""
@@ -110,17 +115,21 @@ class TrainStep:
         }
 
     def load_state_dict(self, state: dict[str, Any], origin: Path) -> None:
-        """Take over a state_dict; the settings of the groups stay as this run's config has them.
+        """Take over a state_dict, all but the settings of the optimizer's groups, which stay as
+        this run's config has them. Into the tensors that are there: a recorded step knows no other.
 
         Raises:
             UsageError: the state is of another network; names `origin`, where it came from.
         """
-        load_weights(self.model, self._cut(state["model"]), origin)
-        ours = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
+        weights = self._cut(state["model"])
+        load_weights(self.model, weights, origin)
+        for name, parameter in self.model.named_parameters():
+            if parameter in self.network.masters:
+                self.network.masters[parameter].copy_(weights[name])
         velocities = self._by_parameter(state["optimizer"]["state"], self._cut)
-        self.optimizer.load_state_dict({**state["optimizer"], "state": velocities})
-        for group, settings in zip(self.optimizer.param_groups, ours, strict=True):
-            group.update(settings)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for i, of in velocities.items():
+            self.optimizer.velocity(parameters[i]).copy_(of["velocity"])
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
 
