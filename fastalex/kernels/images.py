@@ -4,16 +4,17 @@
 
     w' = W - 1 - w in images that are mirrored, else w; m may be one colour for all places
 
-Space to depth, by s: y2[b, (i * s + j) * 3 + c, h, w] = y[b, c, s * h + i, s * w + j], and zero
-        where that is beyond the image: an s-strided convolution becomes one of stride 1, on 3 * s^2
-        channels (AlexNet's first layer: 11 x 11 by 4 on 3 becomes 3 x 3 on 48).
+Space to depth, by s: y2[b, (i * s + j) * 3 + c, h, w] = y[b, c, s * h + i - p, s * w + j - p], and
+        zero where that is beyond the image: an s-strided convolution of padding p becomes one of
+        stride 1, on 3 * s^2 channels (AlexNet's first: 11 x 11 by 4 on 3 becomes 3 x 3 on 48).
 Shapes  x: (B, H, W, 3); m: (3,) or (H', W', 3); l: (B, 3); y: (B, 3, H, W) channels_last;
-        y2: (B, 3 * s * s, ceil(H / s), ceil(W / s)) channels_last.
+        y2: (B, 3 * s * s, ceil((H + p + q) / s), ceil((W + p + q) / s)) channels_last.
 Dtypes  x uint8; arithmetic in float32; y float16, bfloat16 or float32 from the kernel.
 Cost    bytes a number: 1 read, 2 to 4 written; the mean image comes from the cache. A program makes
         the same output row of several images, so that the places are worked out once. No gradient.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,10 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastalex.kernels._choice import choose
+from fastalex.kernels._images import _images_kernel
 from fastalex.kernels._launch import DTYPES, public, route, wrap_triton
-from fastalex.kernels._triton import tl, triton
+from fastalex.kernels._triton import triton
 
 IMAGES, BLOCK = 8, 512
+
+Pair = tuple[int, int]
 
 Operands = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 """input, mean, lighting, corner, flip."""
@@ -41,6 +45,8 @@ def images(
     std: float = 1.0,
     dtype: torch.dtype = torch.float32,
     space_to_depth: int = 1,
+    padding: tuple[int, int] = (0, 0),
+    out: Tensor | None = None,
 ) -> Tensor:
     """Pixels, less their mean, mirrored, lit and scaled, as this module's formula has it.
 
@@ -55,19 +61,43 @@ def images(
         std: divides the result.
         dtype: of the output.
         space_to_depth: s of the formula.
-    Returns: (B, 3 * s * s, ceil(H / s), ceil(W / s)), channels_last.
+        padding: p and q of the formula: rows of zeros above and below, columns left and right.
+        out: where to put the result, of its shape and layout; its dtype counts, not `dtype`.
+    Returns: (B, 3 * s * s, ceil((H + p + q) / s), ceil((W + p + q) / s)), channels_last.
     Raises:
         TypeError: `input` is not uint8, `corner` not integers, or `dtype` not of floating point.
-        ValueError: shapes or devices that do not fit; `std` or `space_to_depth` not above zero.
+        ValueError: shapes or devices that do not fit; `std` or `space_to_depth` not above zero,
+            `padding` below.
     """
-    _check(input, mean, lighting, corner, flip, std, dtype, space_to_depth)
+    dtype = dtype if out is None else out.dtype
+    _check(input, mean, lighting, corner, flip, std, dtype, space_to_depth, padding)
     covered = dtype in DTYPES and input.numel() > 0
     mean, lighting = mean.float(), None if lighting is None else lighting.float()
     mode = route("images", mean, covered)
-    operands, settings = (input, mean, lighting, corner, flip), (std, dtype, space_to_depth)
+    operands = (input, mean, lighting, corner, flip)
+    settings = (std, dtype, space_to_depth, padding)
+    if out is not None:
+        return _into(out, operands, *settings, mode)
     if mode == "aten":
         return _by_aten(operands, *settings)
     return _images(*operands, *settings, mode)
+
+
+def _into(
+    out: Tensor, operands: Operands, std: float, dtype: torch.dtype, s: int, padding: Pair,
+    mode: str,
+) -> Tensor:  # fmt: skip
+    """For whoever keeps buffers: never within torch.compile, so it needs no op of its own."""
+    shape = _shape(operands[0], s, padding)
+    last = torch.channels_last
+    if out.shape != shape or not out.is_contiguous(memory_format=last):
+        raise ValueError(
+            f"images: `out` must be {shape} in channels_last, got {tuple(out.shape)} with strides "
+            f"{out.stride()}"
+        )
+    if mode == "aten" or _pick(operands, std, dtype, s, padding, mode) == "aten":
+        return out.copy_(_by_aten(operands, std, dtype, s, padding))
+    return _launch(operands, std, s, padding, out)
 
 
 def _check(
@@ -79,6 +109,7 @@ def _check(
     std: float,
     dtype: torch.dtype,
     space_to_depth: int,
+    padding: Pair,
 ) -> None:
     if input.dtype != torch.uint8 or not dtype.is_floating_point:
         raise TypeError(
@@ -103,66 +134,27 @@ def _check(
     devices = {str(x.device) for x in (input, mean, lighting, corner, flip) if x is not None}
     if len(devices) > 1:
         raise ValueError(f"images: all tensors must be on one device, got {sorted(devices)}")
-    if not std > 0 or space_to_depth < 1:
+    if not std > 0 or space_to_depth < 1 or min(padding) < 0:
         raise ValueError(
-            f"images: `std` must be above 0 and `space_to_depth` at least 1, got {std}, "
-            f"{space_to_depth}"
+            f"images: `std` must be above 0, `space_to_depth` at least 1, `padding` not negative, "
+            f"got {std}, {space_to_depth}, {padding}"
         )
 
 
-@triton.jit
-def _images_kernel(
-    x_ptr, mean_ptr, lighting_ptr, corner_ptr, flip_ptr, y_ptr, scale, B, H, W, OUT_H, OUT_W,
-    MEAN_H, MEAN_W, top, left, S: tl.constexpr, PER_PIXEL: tl.constexpr,
-    HAS_LIGHTING: tl.constexpr, HAS_CORNER: tl.constexpr, HAS_FLIP: tl.constexpr,
-    IMAGES: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    C: tl.constexpr = 3 * S * S
-    row = tl.program_id(0) % OUT_H  # of y
-    e = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)  # of that row's (OUT_W, S, S, 3)
-    h = row * S + e % C // (3 * S)  # [BLOCK]
-    w = e // C * S + e // 3 % S
-    c = e % 3
-    inside = (h < H) & (w < W)
-    for i in range(IMAGES):
-        b = (tl.program_id(0) // OUT_H).to(tl.int64) * IMAGES + i
-        b = tl.minimum(b, B - 1)  # past the last image: that one again
-        column = w
-        if HAS_FLIP:
-            column = tl.where(tl.load(flip_ptr + b) != 0, W - 1 - w, w)
-        x = tl.load(x_ptr + b * H * W * 3 + ((h * W + column) * 3 + c), mask=inside, other=0)
-        if PER_PIXEL:
-            found = inside
-            m_top, m_left = top, left
-            if HAS_CORNER:  # held against the bounds before it is cut to 32 bits
-                row_0, column_0 = tl.load(corner_ptr + 2 * b), tl.load(corner_ptr + 2 * b + 1)
-                fits = (row_0 >= 0) & (row_0 <= MEAN_H - H)
-                fits = fits & (column_0 >= 0) & (column_0 <= MEAN_W - W)
-                found = inside & (h < tl.where(fits, H, 0))
-                m_top, m_left = row_0.to(tl.int32), column_0.to(tl.int32)
-            m_at = ((m_top + h) * MEAN_W + m_left + column) * 3 + c
-            m = tl.load(mean_ptr + m_at, mask=found, other=float("nan"))
-        else:
-            m = tl.load(mean_ptr + c)
-        y = x.to(tl.float32) - m
-        if HAS_LIGHTING:
-            y += tl.load(lighting_ptr + 3 * b + c)
-        y = tl.where(inside, y * scale, 0.0)
-        y_at = (b * OUT_H + row) * OUT_W * C + e
-        tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=e < OUT_W * C)
-
-
-def _launch(operands: Operands, std: float, dtype: torch.dtype, s: int) -> Tensor:
-    x, mean, lighting, corner, flip = operands
+def _shape(x: Tensor, s: int, padding: Pair) -> tuple[int, int, int, int]:
     b, h, w, _ = x.shape
-    shape = (b, 3 * s * s, -(-h // s), -(-w // s))
-    y = torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
+    return b, 3 * s * s, -(-(h + sum(padding)) // s), -(-(w + sum(padding)) // s)
+
+
+def _launch(operands: Operands, std: float, s: int, padding: Pair, y: Tensor) -> Tensor:
+    x, mean, lighting, corner, flip = operands
+    (b, h, w, _), shape = x.shape, y.shape
     given = [mean if each is None else each.contiguous() for each in (lighting, corner, flip)]
     grid = (shape[2] * triton.cdiv(b, IMAGES), triton.cdiv(shape[3] * shape[1], BLOCK))
     wrap_triton(_images_kernel)[grid](
         x.contiguous(), mean.contiguous(), *given, y, 1 / std, b, h, w, shape[2], shape[3],
         *(mean.shape[:2] if mean.dim() == 3 else (1, 1)), *_center(mean, h, w),
-        S=s, PER_PIXEL=mean.dim() == 3, HAS_LIGHTING=lighting is not None,
+        S=s, BEFORE=padding[0], PER_PIXEL=mean.dim() == 3, HAS_LIGHTING=lighting is not None,
         HAS_CORNER=corner is not None, HAS_FLIP=flip is not None, IMAGES=IMAGES, BLOCK=BLOCK,
     )  # fmt: skip
     return y
@@ -178,22 +170,31 @@ def _images(
     std: float,
     dtype: torch.dtype,
     space_to_depth: int,
+    padding: Sequence[int],
     mode: str,
 ) -> Tensor:
-    operands = (x, mean, lighting, corner, flip)
+    operands, border = (x, mean, lighting, corner, flip), (padding[0], padding[1])
+    if _pick(operands, std, dtype, space_to_depth, border, mode) == "aten":
+        return _by_aten(operands, std, dtype, space_to_depth, border)
+    shape = _shape(x, space_to_depth, border)
+    y = torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
+    return _launch(operands, std, space_to_depth, border, y)
 
+
+def _pick(
+    operands: Operands, std: float, dtype: torch.dtype, s: int, padding: Pair, mode: str
+) -> str:
     def trial(candidate: str, *own: Any) -> Tensor:
         x, mean, lighting, corner, flip = own
-        return _images(x, mean, lighting, corner, flip, std, dtype, space_to_depth, candidate)
+        return _images(x, mean, lighting, corner, flip, std, dtype, s, padding, candidate)
 
-    settings = (dtype, space_to_depth)
-    pick = choose("images", "forward", mode, ("aten", "triton"), trial, operands, settings)
-    if pick == "aten":
-        return _by_aten(operands, std, dtype, space_to_depth)
-    return _launch(operands, std, dtype, space_to_depth)
+    settings = (dtype, s, *padding)
+    return choose("images", "forward", mode, ("aten", "triton"), trial, operands, settings)
 
 
-def _by_aten(operands: Operands, std: float, dtype: torch.dtype, s: int) -> Tensor:
+def _by_aten(
+    operands: Operands, std: float, dtype: torch.dtype, s: int, padding: Pair
+) -> Tensor:  # fmt: skip
     x, mean, lighting, corner, flip = operands
     _, h, w, _ = x.shape
     y = x.float() - (mean if mean.dim() == 1 else _means(mean, corner, h, w))  # [B, H, W, 3]
@@ -202,7 +203,9 @@ def _by_aten(operands: Operands, std: float, dtype: torch.dtype, s: int) -> Tens
     y = y * (1 / std)
     if flip is not None:
         y = torch.where(flip[:, None, None, None] != 0, y.flip(2), y)
-    y = F.pad(y, (0, 0, 0, -w % s, 0, -h % s)).unflatten(2, (-1, s)).unflatten(1, (-1, s))
+    p, q = padding
+    y = F.pad(y, (0, 0, p, q + -(w + p + q) % s, p, q + -(h + p + q) % s))
+    y = y.unflatten(2, (-1, s)).unflatten(1, (-1, s))
     blocks = y.transpose(2, 3).flatten(3)  # [B, H / s, W / s, s * s * 3]
     return blocks.to(dtype).permute(0, 3, 1, 2)
 

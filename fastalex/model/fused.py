@@ -8,11 +8,13 @@ nn.Sequential; names and parameters stay what they were.
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from fastalex import kernels
 from fastalex.kernels._launch import may_fuse
+from fastalex.model.blocks import block_weight, is_in_blocks
 from fastalex.model.dropout import KeyedDropout
 from fastalex.model.layers import (
     LocalResponseNorm,
@@ -118,6 +120,8 @@ def _run(
 ) -> tuple[int, torch.Tensor]:
     """Runs the longest match that starts at `at`: the number of modules it took, and its output."""
     here, next_ = kinds[at], kinds[at + 1]
+    if here == "conv" and next_ != "relu" and is_in_blocks(modules[at], x):
+        return 1, F.conv2d(x, block_weight(modules[at]), modules[at].bias)
     if here == "conv" and next_ == "relu":
         folded = kinds[at + 2] in ("norm", "pool") and may_fuse(x)
         x = _conv_relu(modules[at], x, mask_gradient=not folded)
@@ -153,6 +157,8 @@ def _seen_in_place(modules: list[Any], at: int) -> bool:
 
 
 def _conv_relu(conv: Any, x: torch.Tensor, mask_gradient: bool) -> torch.Tensor:
+    if is_in_blocks(conv, x):
+        return kernels.conv2d_relu(x, block_weight(conv), conv.bias, mask_gradient=mask_gradient)
     if _is_whole(conv):
         x = conv.padded(x)
     return kernels.conv2d_relu(

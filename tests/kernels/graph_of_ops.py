@@ -97,7 +97,7 @@ def cases():
     )
     yield (
         "images",
-        lambda x, m: op.images(x, m, None, None, None, 1.0, torch.bfloat16, 4, "triton"),
+        lambda x, m: op.images(x, m, None, None, None, 1.0, torch.bfloat16, 4, [2, 2], "triton"),
         (pixels, mean),
     )
 

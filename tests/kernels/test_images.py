@@ -28,13 +28,14 @@ def operands(shape, device):
     return [t.to(device) for t in (x, mean, 3 * torch.randn(b, 3), corner, flip)]
 
 
-def by_hand(x, means, lighting=None, flip=None, std=1.0, s=1):
+def by_hand(x, means, lighting=None, flip=None, std=1.0, s=1, padding=(0, 0)):
     """Float64; `means` is of x's shape or broadcasts to it."""
     y = x.double() - means.double()
     if flip is not None:
         y = torch.stack([one.flip(1) if mirrored else one for one, mirrored in zip(y, flip)])  # noqa: B905
     y = (y if lighting is None else y + lighting.double()[:, None, None]) / std
     y = y.permute(0, 3, 1, 2)
+    y = F.pad(y, 2 * padding)
     y = F.pad(y, (0, -y.shape[3] % s, 0, -y.shape[2] % s))
     blocks = [y[:, :, i::s, j::s] for i in range(s) for j in range(s)]
     return torch.cat(blocks, 1)
@@ -101,6 +102,30 @@ def test_space_to_depth_turns_a_strided_convolution_into_a_dense_one(device):
     expected = F.conv2d(images(x, mean), w, stride=4)
     folded = F.pad(w, (0, 1, 0, 1)).reshape(5, 3, 3, 4, 3, 4).permute(0, 3, 5, 1, 2, 4)
     got = F.conv2d(images(x, mean, space_to_depth=4), folded.reshape(5, 48, 3, 3))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize(("s", "padding"), [(4, (2, 2)), (4, (0, 3)), (1, (1, 2)), (3, (4, 0))])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_padding_into_memory_that_is_there(shape, dtype, s, padding, device):
+    x, mean, lighting, corner, flip = operands(shape, device)
+    expected = by_hand(x, windows(mean, corner, shape), lighting, flip, 1.7, s, padding)
+    operand = {"corner": corner, "flip": flip, "std": 1.7, "space_to_depth": s, "padding": padding}
+    got = images(x, mean, lighting, **operand, dtype=dtype)
+    check(got, expected, dtype)
+    out = torch.full_like(got, torch.nan)
+    assert images(x, mean, lighting, **operand, out=out) is out
+    assert torch.equal(out, got)
+
+
+def test_padding_is_that_of_the_convolution(device):
+    x = torch.randint(0, 256, (2, 24, 28, 3), dtype=torch.uint8, device=device)
+    mean, w = torch.full((3,), 120.0, device=device), torch.randn(5, 3, 11, 11, device=device)
+    expected = F.conv2d(images(x, mean), w, stride=4, padding=2)
+    folded = F.pad(w, (0, 1, 0, 1)).reshape(5, 3, 3, 4, 3, 4).permute(0, 3, 5, 1, 2, 4)
+    got = F.conv2d(images(x, mean, space_to_depth=4, padding=(2, 2)), folded.reshape(5, 48, 3, 3))
+    got = got[:, :, : expected.shape[2], : expected.shape[3]]
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-2)
 
 
@@ -201,6 +226,11 @@ def test_refuses(device):
             images(x, mean, **{name: value})
     with pytest.raises(ValueError, match="`std` must be above 0"):
         images(x, mean, std=0.0)
+    with pytest.raises(ValueError, match="`padding` not negative"):
+        images(x, mean, padding=(0, -1))
+    for out in (torch.empty(2, 3, 4, 5), torch.empty(2, 4, 6, 3).permute(0, 3, 1, 2)):
+        with pytest.raises(ValueError, match=r"`out` must be \(2, 3, 4, 5\) in channels_last"):
+            images(x, mean, out=out.to(device))
     with pytest.raises(ValueError, match="one device"):
         images(x, mean.to("meta"))
 
@@ -210,7 +240,7 @@ def test_refuses(device):
 def test_opcheck_and_compile(s, device):
     x, mean, lighting, corner, flip = operands((2, 5, 6, 3), device)
     for given in ((x, mean, lighting, corner, flip), (x, mean[0, 0], None, None, None)):
-        arguments = (*given, 2.0, torch.bfloat16, s, "auto")
+        arguments = (*given, 2.0, torch.bfloat16, s, [2, 1], "auto")
         torch.library.opcheck(_images, arguments)
         torch.compiler.reset()
         compiled = torch.compile(
