@@ -24,6 +24,8 @@ class Plan:
     color: str
     device: torch.device
     threads: int
+    pixels: bool = False
+    """End with the decoded window."""
 
     @classmethod
     def of(

@@ -15,18 +15,18 @@ works in its own threads while the caller trains.
 """
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import nvidia.dali.fn as fn
 import torch
 from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.types import Constant, DALIDataType, DALIImageType
 
-from fastalex.data._feed import Damaged, Feed, Pending
+from fastalex.data._feed import Damaged, Feed
 from fastalex.data._plan import Plan
 from fastalex.data._requests import Request, eval_requests, train_requests
+from fastalex.data.batch import Batch, Delivery
 from fastalex.data.sampler import check_ranks, epoch_draws, steps_per_epoch
 from fastalex.data.shards import Dataset
 from fastalex.errors import RunError, UsageError
@@ -34,18 +34,6 @@ from fastalex.inputs import STORED_SIDE as SIDE
 from fastalex.inputs import InputFormat
 
 __all__ = ["Batch", "eval_batches", "steps_per_epoch", "train_batches"]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Images as the network wants them, in memory of their own."""
-
-    images: torch.Tensor
-    """(B, 3, size, size) float32, channels_last."""
-    labels: torch.Tensor
-    """(B,) int64, on the same device."""
-    ids: np.ndarray
-    """(B,) int64: numbers of the images in their split."""
 
 
 def train_batches(
@@ -64,6 +52,7 @@ def train_batches(
     world_size: int = 1,
     skip_bad: int = 0,
     threads: int | None = None,
+    pixels: bool = False,
 ) -> Generator[Batch, None, None]:
     """Endless training batches from `step` of `epoch`, the same bits however they are made.
 
@@ -76,6 +65,7 @@ def train_batches(
         skip_bad: damaged images to replace by the next sound one, with a warning each; one more
             ends the run. Counted by each rank, from where it started.
         threads: DALI's decoding threads; None shares the cores among the ranks.
+        pixels: stop after the window and leave the rest to `Batch.changes`.
     Raises:
         UsageError: at once, for arguments that do not fit.
         RunError: while iterating, at a damaged image, naming it and its shard.
@@ -100,7 +90,7 @@ def train_batches(
     )
     damaged = Damaged(dataset.train, skip_bad, {})
     plan = Plan.of(dataset, format, format.size, batch_size, world_size, device, threads)
-    return _batches(plan, requests, damaged)
+    return _batches(replace(plan, pixels=pixels), requests, damaged)
 
 
 def eval_batches(
@@ -146,12 +136,13 @@ def _build(plan: Plan, feed: Feed) -> Pipeline:
         exec_dynamic=True,  # what it returned stays ours: nothing to copy
     )
     with pipeline:
-        jpegs, corner, flip, offset, std = fn.external_source(
-            source=feed,
-            num_outputs=5,
+        given = 2 if plan.pixels else 5
+        jpegs, corner, *rest = fn.external_source(
+            source=(lambda: feed()[:2]) if plan.pixels else feed,
+            num_outputs=given,
             batch=True,
-            dtype=[uint8, int32, int32, float32, float32],
-            ndim=[1, 1, 0, 1, 1],
+            dtype=[uint8, int32, int32, float32, float32][:given],
+            ndim=[1, 1, 0, 1, 1][:given],
         )
         images = fn.decoders.image_slice(
             jpegs,
@@ -162,22 +153,30 @@ def _build(plan: Plan, feed: Feed) -> Pipeline:
             output_type=DALIImageType.BGR if plan.color == "BGR" else DALIImageType.RGB,
             jpeg_fancy_upsampling=True,  # on the GPU too
         )
-        if plan.mean is not None:
-            mean: Any = Constant(plan.mean, device=where)
-            start = corner if plan.mean_at_window else [(SIDE - plan.size) // 2] * 2
-            images = images - fn.slice(mean, start=start, shape=shape, axes=[0, 1])
-        pipeline.set_outputs(
-            fn.crop_mirror_normalize(
-                fn.reshape(images, layout="HWC"),
-                mirror=flip,
-                mean=offset,
-                std=std,
-                dtype=float32,
-                output_layout="HWC",
-            )
-        )
+        if not plan.pixels:
+            images = _finished(images, plan, where, corner, *rest)
+        pipeline.set_outputs(images)
     pipeline.build()
     return pipeline
+
+
+def _finished(
+    images: Any, plan: Plan, where: str, corner: Any, flip: Any, offset: Any, std: Any
+) -> Any:
+    """DALI's own way from pixels to the network's input."""
+    if plan.mean is not None:
+        mean: Any = Constant(plan.mean, device=where)
+        shape = [plan.size, plan.size]
+        start = corner if plan.mean_at_window else [(SIDE - plan.size) // 2] * 2
+        images = images - fn.slice(mean, start=start, shape=shape, axes=[0, 1])
+    return fn.crop_mirror_normalize(
+        fn.reshape(images, layout="HWC"),
+        mirror=flip,
+        mean=offset,
+        std=std,
+        dtype=DALIDataType.FLOAT,
+        output_layout="HWC",
+    )
 
 
 def _batches(
@@ -187,6 +186,7 @@ def _batches(
 
     Errors are raised once DALI is gone: their tracebacks would keep its threads alive.
     """
+    delivery = Delivery(plan, damaged.split)
     while True:
         feed = Feed(requests, damaged)
         pipeline, failure = None, ""
@@ -194,7 +194,7 @@ def _batches(
             pipeline = _build(plan, feed)
             while (images := _next_images(pipeline, plan)) is not None:
                 batch = feed.pending.popleft()
-                yield _to_batch(images, batch, damaged, plan.device)
+                yield delivery.batch(images, batch)
         except _DecodeError as error:
             failure = str(error)
         finally:
@@ -226,12 +226,3 @@ def _next_images(pipeline: Pipeline, plan: Plan) -> torch.Tensor | None:
     except RuntimeError as error:
         raise _DecodeError(" ".join(str(error).split())[:300]) from error
     return torch.from_dlpack(output.as_tensor())
-
-
-def _to_batch(
-    images: torch.Tensor, batch: Pending, damaged: Damaged, device: torch.device
-) -> Batch:
-    labels = torch.from_numpy(damaged.split.labels[batch.ids])
-    if device.type == "cuda":  # a copy from pinned memory does not wait for the device
-        labels = labels.pin_memory().to(device, non_blocking=True)
-    return Batch(images.permute(0, 3, 1, 2), labels, batch.ids)

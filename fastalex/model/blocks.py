@@ -1,14 +1,13 @@
-"""Images in blocks: a first convolution of stride s as one of stride 1, on s * s times the channels.
+"""Images in blocks: a first convolution of stride s as one of stride 1 on s * s times the channels.
 
-For `fastalex.train`, whose input on a GPU is written so (`fastalex.kernels.images`, space_to_depth),
-and for `FusedSequential`, which then runs the first layer so. `fastalex.kernels._space_to_depth`
-has the formula; the sums are the same. Three channels leave a matrix unit idle, 48 do not.
+For `fastalex.train`, whose input on a GPU is written so (`kernels.images`, space_to_depth), and for
+`FusedSequential`, which then runs the first layer so. `fastalex.kernels._space_to_depth` has the
+formula; the sums are the same. Three channels leave a matrix unit idle, 48 do not.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

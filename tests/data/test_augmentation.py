@@ -165,3 +165,20 @@ def test_images_have_memory_of_their_own_in_channels_last(dataset: Dataset) -> N
     assert torch.equal(batch.images, before)
     again = first(dataset, InputFormat(), seed=0)
     assert torch.equal(again.images, before)
+
+
+@pytest.mark.parametrize("format", FORMATS[:4], ids=str)
+@pytest.mark.parametrize("shrink", [False, True])
+def test_pixels_and_their_changes_are_the_images(dataset, format, shrink):
+    how = {"batch_size": 8, "seed": SEED, "epoch": EPOCH, "device": "cpu"}
+    how |= {"lighting_shrink": shrink, "lighting": lambda epoch: 0.5}
+    (batch,) = islice(train_batches(dataset, format, **how), 1)
+    (raw,) = islice(train_batches(dataset, format, **how, pixels=True), 1)
+    assert raw.images.dtype == torch.uint8
+    assert raw.images.shape == (8, format.size, format.size, 3)
+    assert (raw.ids == batch.ids).all()
+    assert torch.equal(raw.labels, batch.labels)
+    assert batch.changes is None
+    # to the bit, but for the mean colour less the lighting, which DALI is given as one number
+    torch.testing.assert_close(raw.changes.of(raw.images), batch.images, rtol=1e-6, atol=1e-4)
+    assert raw.changes.flip.any()
