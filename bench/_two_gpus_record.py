@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from fastalex import AlexNet
 from fastalex.model import exchange
 from fastalex.model.exchange import Group
-from fastalex.train import parallel
+from fastalex.train import modes, parallel
 from fastalex.train.config import TrainConfig
 from fastalex.train.schedule import Rates
 from fastalex.train.step import TrainStep
@@ -62,7 +62,7 @@ def eager(config: TrainConfig) -> list[Event]:
                 if p.ndim == 4:
                     dense = torch.empty(p.shape, memory_format=torch.channels_last)
                     setattr(module, name, nn.Parameter(dense))
-        step = TrainStep(model, config, CPU, group, parallel.mode_of(config))
+        step = TrainStep(model, config, CPU, group, modes.mode_of(config))
         images, labels = _batch(config)
         with _Recorder() as recorder, mock.patch.object(exchange, "AT_ONCE_ON_CPU", False):
             step(images, labels, Rates(0.0, 0.0, 0.0, 0.0), 0)
@@ -114,7 +114,7 @@ def compiled(config: TrainConfig, options: dict[str, Any] | None = None) -> list
         model = AlexNet(1000, variant=config.variant, width=config.width)
         model = model.to(memory_format=torch.channels_last)
         key = torch.zeros(2, dtype=torch.int64)
-        network = parallel.share_out(model, config, key, group, parallel.mode_of(config))
+        network = parallel.share_out(model, config, key, group, modes.mode_of(config))
         loss, _ = network.loss(*_batch(config))
         loss.backward()
         torch.compiler.reset()

@@ -21,7 +21,7 @@ from fastalex.train import Metrics, TrainConfig, read_config, recipe, train
 from fastalex.train.device import pick_device
 from fastalex.train.distributed import ALONE, World, join
 from fastalex.train.log import read_log
-from fastalex.train.parallel import micro_batches, mode_of
+from fastalex.train.modes import micro_batches, mode_of
 from fastalex.train.recipes import RECIPES
 from fastalex.train.rundir import check_new, check_resumed
 

@@ -9,7 +9,8 @@ import torch
 from fastalex.errors import UsageError
 from fastalex.train.config import Precision
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+"""What convolutions and linear layers compute in."""
 
 
 def pick_device(name: str, gpus: int = 1) -> torch.device:
@@ -35,4 +36,4 @@ def arithmetic(device: torch.device, precision: Precision) -> AbstractContextMan
     """Autocast for `precision` on `device`; nothing for fp32."""
     if precision == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=_DTYPES[precision])
+    return torch.autocast(device.type, dtype=DTYPES[precision])

@@ -14,7 +14,7 @@ from fastalex.errors import UsageError
 from fastalex.train.build import build_model, input_format
 from fastalex.train.config import TrainConfig
 from fastalex.train.distributed import World
-from fastalex.train.parallel import Mode, micro_batches, mode_of, own_images
+from fastalex.train.modes import Mode, micro_batches, mode_of, own_images
 from fastalex.train.schedule import Rates
 from fastalex.train.step import TrainStep
 

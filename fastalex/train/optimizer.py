@@ -39,7 +39,7 @@ class MomentumSGD(torch.optim.Optimizer):
         lr: float = 0.01,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
-        masters: Mapping[Tensor, Tensor] | None = None,
+        masters: Mapping[Any, Tensor] | None = None,
     ) -> None:
         if not lr >= 0:
             raise UsageError(f"MomentumSGD: `lr` must be >= 0, got {lr}")

@@ -1,7 +1,12 @@
-"""One training step: forward, loss, backward, update; in one process or as a rank's part of it."""
+"""One training step: forward, loss, backward, update; in one process or as a rank's part of it.
+
+In one process on a GPU it is recorded as one CUDA graph, on inputs that stay in place
+(`fastalex.train.recorded`, `staging`).
+"""
 
 import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +15,21 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
+from fastalex.data.batch import Changes
 from fastalex.kernels import use
 from fastalex.model import AlexNet
+from fastalex.model.blocks import take_blocks
 from fastalex.model.exchange import Group
 from fastalex.model.shares import cut_state, join_state
-from fastalex.train.build import build_model, load_weights
+from fastalex.train.build import build_model, input_format, load_weights
 from fastalex.train.config import TrainConfig
+from fastalex.train.device import DTYPES
+from fastalex.train.modes import Mode
 from fastalex.train.optimizer import MomentumSGD
-from fastalex.train.parallel import Mode, share_out
+from fastalex.train.parallel import share_out
+from fastalex.train.recorded import Recorded
 from fastalex.train.schedule import Rates
+from fastalex.train.staging import Direct, Inputs, Places
 
 
 class TrainStep:
@@ -55,6 +66,9 @@ class TrainStep:
         # The scaler wraps `optimizer.step` itself, so in fp16 the update is not compiled.
         compiled = config.compile and not self.scaler.is_enabled()
         self._update = torch.compile(self.optimizer.step) if compiled else self.optimizer.step
+        self._inputs, self._rates = self._make_inputs(), None
+        alone_on_a_gpu = compiled and group is None and device.type == "cuda"
+        self._recorded = Recorded(self._numbers, device) if alone_on_a_gpu else None
 
     def __call__(
         self, images: Tensor, labels: Tensor, rates: Rates, step: int
@@ -66,9 +80,41 @@ class TrainStep:
 
         Returns: the mean loss, and what `Network.loss` says of this rank's health.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"].fill_(getattr(rates, group["name"]))
+        self.stage(images, labels)
+        return self.run(rates, step)
+
+    def input_stream(self) -> AbstractContextManager[object]:
+        """For whoever makes batches on the device while the step before runs there, and stages
+        them: all that within this context."""
+        return self._inputs.stream()
+
+    def stage(self, images: Tensor, labels: Tensor, changes: Changes | None = None) -> None:
+        """Put a batch where `run` finds it, as `fastalex.data.batch.Batch` has it."""
+        self._inputs.put(images, labels, changes)
+
+    def run(self, rates: Rates, step: int) -> tuple[Tensor, Tensor]:
+        """Train on the batch that was staged; else as a call."""
+        if rates != self._rates:
+            for group in self.optimizer.param_groups:
+                group["lr"].fill_(getattr(rates, group["name"]))
+            self._rates = rates
         self._key[1].fill_(step)
+        with self._inputs.taken() as (images, labels):
+            if self._recorded is None:
+                return self._step(images, labels)
+            loss, health = self._recorded(images, labels).unbind()
+            return loss, health
+
+    def _make_inputs(self) -> Inputs:
+        if self._device.type != "cuda":
+            return Direct()
+        blocks = take_blocks(self.model.features[0], input_format(self.config).size)
+        return Places(self._device, DTYPES[self.config.precision], blocks)
+
+    def _numbers(self, images: Tensor, labels: Tensor) -> Tensor:
+        return torch.stack([number.float() for number in self._step(images, labels)])
+
+    def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         loss, health = self.network.loss(images, labels)
         self.scaler.scale(loss).backward()

@@ -31,7 +31,7 @@ from fastalex.train.distributed import World
 from fastalex.train.evaluate import Metrics, evaluate
 from fastalex.train.log import RunLog
 from fastalex.train.meter import Meter
-from fastalex.train.parallel import mode_of
+from fastalex.train.modes import mode_of
 from fastalex.train.schedule import Schedule
 from fastalex.train.signals import StopOnSignal
 from fastalex.train.step import TrainStep
@@ -70,12 +70,14 @@ class Trainer:
             with StopOnSignal() as stop, contextlib.closing(self._batches()) as batches:
                 while self.step < self.total_steps:
                     watch.at(f"the images of step {self.step + 1}")
-                    batch = next(batches)
+                    with self.train_step.input_stream():
+                        batch = next(batches)
+                        self.train_step.stage(batch.images, batch.labels, batch.changes)
                     watch.at(f"step {self.step + 1}")
                     signum, save = self._agree(stop.signum, batch)
                     if signum:
                         self._stop(signum)
-                    self._advance(batch, save)
+                    self._advance(save)
                 if self.validated_at != self.step:
                     self._save()  # what is trained is safe before the last validation begins
                     self._validate()
@@ -147,14 +149,15 @@ class Trainer:
             lighting_shrink=self.config.lighting_shrink,
             flip=self.config.flip,
             skip_bad=self.config.skip_bad,
+            pixels=self.device.type == "cuda",
             rank=0 if whole else self.world.rank,
             world_size=1 if whole else self.world.size,
         )
 
-    def _advance(self, batch: Batch, save: bool) -> None:
+    def _advance(self, save: bool) -> None:
         """One step, and what is due after it."""
         rates = self.schedule.rates(self.step / self.steps_per_epoch)
-        numbers = self.train_step(batch.images, batch.labels, rates, self.step)
+        numbers = self.train_step.run(rates, self.step)
         self.step += 1
         self.meter.add(self.step, rates.weights, *numbers)
         if self.step % self.config.log_every == 0:

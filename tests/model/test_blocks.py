@@ -74,5 +74,5 @@ def test_what_does_not_go_in_blocks(conv):
 
 def test_unasked_for_blocks_are_an_error():
     model = FusedSequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU())
-    with pytest.raises(RuntimeError, match="expected input.* to have 3 channels, but got 48"):
+    with pytest.raises(RuntimeError, match=r"expected input.* to have 3 channels, but got 48"):
         model(torch.randn(1, 48, 4, 4))

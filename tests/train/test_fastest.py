@@ -8,7 +8,7 @@ from fastalex.errors import UsageError
 from fastalex.train import fastest as module
 from fastalex.train.distributed import World
 from fastalex.train.fastest import fastest
-from fastalex.train.parallel import micro_batches
+from fastalex.train.modes import micro_batches
 
 from .conftest import SMALL
 

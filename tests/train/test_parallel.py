@@ -8,7 +8,7 @@ from fastalex.errors import UsageError
 from fastalex.model import VARIANTS
 from fastalex.model.exchange import Group, share
 from fastalex.model.towers import has_towers
-from fastalex.train.parallel import micro_batches, mode_of
+from fastalex.train.modes import micro_batches, mode_of
 
 from .conftest import SMALL
 

@@ -14,7 +14,7 @@ import torch
 from fastalex import AlexNet
 from fastalex.train.config import Precision, TrainConfig
 from fastalex.train.distributed import World, join
-from fastalex.train.parallel import mode_of
+from fastalex.train.modes import mode_of
 from fastalex.train.schedule import Rates
 from fastalex.train.step import TrainStep
 
