@@ -51,6 +51,10 @@ class MomentumSGD(torch.optim.Optimizer):
             )
         self.masters = dict(masters or {})
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        for group in self.param_groups:
+            for parameter in group["params"]:  # a first step that makes them would compile twice
+                if parameter.requires_grad:
+                    self.velocity(parameter)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:

@@ -46,10 +46,10 @@ class Trainer:
     def __init__(self, config: TrainConfig, dataset: Dataset, run: Path, world: World) -> None:
         self.config, self.dataset, self.run, self.world = config, dataset, run, world
         self.device = world.device(config.device, config.gpus)
+        torch.backends.cudnn.benchmark = True  # shapes stay
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), config.batch_size)
-        self.total_steps = config.epochs * self.steps_per_epoch
-        if config.steps is not None:
-            self.total_steps = min(self.total_steps, config.steps)
+        steps = config.epochs * self.steps_per_epoch
+        self.total_steps = min(steps, config.steps or steps)
         self.format = input_format(config)
         self.mode = mode_of(config)
         model = build_model(config, len(dataset.classes)).to(self.device)
@@ -63,9 +63,8 @@ class Trainer:
 
     def run_to_end(self, watch: Watch) -> Metrics:
         self.watch = watch
-        self.log = RunLog(
-            self.run, step=self.step, total_steps=self.total_steps, main=self.world.main
-        )
+        main, total = self.world.main, self.total_steps
+        self.log = RunLog(self.run, step=self.step, total_steps=total, main=main)
         try:
             with StopOnSignal() as stop, contextlib.closing(self._batches()) as batches:
                 while self.step < self.total_steps:

@@ -172,3 +172,13 @@ def test_no_more_batches_wait_than_there_are_places(streams):
         places.put(*batch(i), None)
     with pytest.raises(AssertionError), places.taken():
         pass
+
+
+def test_rates_and_the_number_of_the_step_count_at_each_call():
+    step = TrainStep(build_model(SMALL, 4), SMALL, CPU)
+    still, move = Rates(0.0, 0.0, 0.0, 0.0), Rates(0.01, 0.02, 0.01, 0.02)
+    losses = [step(*batch(0), still, i)[0].item() for i in (1, 1, 2)]
+    assert losses[0] == losses[1] != losses[2]
+    before = step.weights()["features.0.weight"].clone()
+    step(*batch(0), move, 3)
+    assert not torch.equal(step.weights()["features.0.weight"], before)
