@@ -14,6 +14,7 @@ from fastalex.kernels.images import images
 from fastalex.kernels.keyed_dropout import keyed_dropout
 from fastalex.kernels.sgd import momentum_sgd_
 from fastalex.model import WholeWindowConv2d
+from fastalex.model.blocks import take_blocks
 
 BATCH = 128
 HALVES = (torch.bfloat16, torch.float16)
@@ -22,6 +23,7 @@ HALVES = (torch.bfloat16, torch.float16)
 def cases() -> list[Case]:
     """The networks in bfloat16, the paper's in the other dtypes, too."""
     made = [_network(variant, torch.bfloat16) for variant in ("paper", "torchvision", "caffenet")]
+    made += [_network(name, torch.bfloat16, blocks=True) for name in ("paper", "torchvision")]
     for dtype in (torch.float16, torch.float32):
         made.append(_network("paper", dtype))
     for dtype in (*HALVES, torch.float32):
@@ -34,20 +36,24 @@ def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device="cuda")
 
 
-def _network(variant: str, dtype: torch.dtype) -> Case:
+def _network(variant: str, dtype: torch.dtype, blocks: bool = False) -> Case:
+    """With `blocks` fed as fastalex-train feeds it, else with plain images."""
     with torch.device("meta"):
         model = AlexNet(variant=variant).train()
     side = model.variant.input.size
+    shape = take_blocks(model.features[0], side) if blocks else None
 
     def call() -> object:
         held = {name: _empty(*b.shape, dtype=b.dtype) for name, b in model.named_buffers()}
         held |= {name: _empty(*p.shape, dtype=dtype) for name, p in model.named_parameters()}
         x = _empty(BATCH, 3, side, side, dtype=dtype).to(memory_format=torch.channels_last)
-        if isinstance(model.features[0], WholeWindowConv2d):
+        if shape is not None:
+            x = shape.of(x)
+        elif isinstance(model.features[0], WholeWindowConv2d):
             x = model.features[0].padded(x)  # here, so that it is known to be data
         return torch.func.functional_call(model, held, (data(x),))
 
-    return Case(variant, dtype, call)
+    return Case(variant + ", in blocks" * blocks, dtype, call)
 
 
 def _optimizer(dtype: torch.dtype) -> Case:
@@ -76,7 +82,7 @@ def _input(dtype: torch.dtype) -> Case:
         }
         image = _empty(256, 256, 3)
         images(x, image, **augmented, dtype=dtype)
-        images(x, image, **augmented, dtype=dtype, space_to_depth=4)
+        images(x, image, **augmented, dtype=dtype, space_to_depth=4, padding=(0, 4))
         images(x, _empty(3), std=57.4, dtype=dtype)
 
     return Case("input", dtype, call)

@@ -16,6 +16,7 @@ from fastalex import kernels
 from fastalex.kernels._launch import may_fuse
 from fastalex.model.blocks import block_weight, is_in_blocks
 from fastalex.model.dropout import KeyedDropout
+from fastalex.model.inference import linear_relu, may_be_one_product, scale_of
 from fastalex.model.layers import (
     LocalResponseNorm,
     MaxPool2d,
@@ -33,6 +34,7 @@ class FusedSequential(nn.Sequential):
         [ReLU,] LocalResponseNorm[, MaxPool2d]
         [ReLU,] MaxPool2d
         ReLU, Dropout           (torch's, `UnscaledDropout` or `KeyedDropout`)
+        Linear, ReLU[, Dropout] (in evaluation, without gradients, outside torch.compile)
 
     A module that anyone may be watching or has changed runs by itself: one with a hook of any kind,
     with a `forward` of its own (subclass or patched), or with an argument that no fused op has
@@ -85,6 +87,7 @@ _KINDS: dict[type[nn.Module], str] = {
     LocalResponseNorm: "norm",
     nn.MaxPool2d: "pool",
     MaxPool2d: "pool",
+    nn.Linear: "linear",
     nn.Dropout: "dropout",
     UnscaledDropout: "dropout",
     KeyedDropout: "dropout",
@@ -129,6 +132,10 @@ def _run(
             return 2, x
         used, x = _norm_pool(modules, kinds, at + 2, x, relu=True)
         return 2 + used, x
+    if here == "linear" and next_ == "relu" and may_be_one_product(modules[at], x):
+        after = modules[at + 2] if kinds[at + 2] == "dropout" else None
+        if after is None or not after.training:
+            return 2 + (after is not None), linear_relu(modules[at], x, scale_of(after))
     if here == "relu" and next_ and may_fuse(x) and not _seen_in_place(modules, at):
         if next_ == "dropout":
             return 2, _relu_dropout(modules[at + 1], x)

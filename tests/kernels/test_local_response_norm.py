@@ -157,3 +157,29 @@ def test_errors_where_torch_errs():
         local_response_norm(torch.ones(2, 6, 3), 0)
     with pytest.raises(TypeError, match=r"floating point, got torch\.int32"):
         local_response_norm(torch.ones(2, 6, 3, dtype=torch.int32), 5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_cpu_takes_some_images_at_a_time(layout, monkeypatch):
+    """And gives the same bits, in the same layout, and second derivatives."""
+    from fastalex.kernels import _aten_response_norm as aten
+
+    x = torch.randn(7, 6, 5, 5, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+    dy = torch.randn_like(x)
+
+    def results():
+        y = local_response_norm(x, 5, 0.1, 0.75, 2.0, groups=2)
+        (dx,) = torch.autograd.grad(y, x, dy, create_graph=True)
+        (ddx,) = torch.autograd.grad(dx.square().sum(), x)
+        return y, dx, ddx
+
+    whole = results()
+    calls, function = [], aten._response_norm
+    monkeypatch.setattr(aten, "PART", 2 * x[0].numel())
+    monkeypatch.setattr(aten, "_response_norm", lambda *a: calls.append(len(a[0])) or function(*a))
+    parts = results()
+    assert calls == [2, 2, 2, 1]
+    for a, b in zip(parts, whole, strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(parts[:2], whole[:2], strict=True):
+        assert a.stride() == b.stride() == x.stride()
