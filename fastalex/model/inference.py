@@ -2,9 +2,11 @@
 
     y = scale * max(0, x W^T + b),    scale = 1 - p where a dropout of the paper's kind follows
 
-is one matrix product, since scale > 0 may go inside: its alpha is scale, its bias scale * b, and the
-ReLU is applied as the result is written (cuBLASLt's epilogue on a GPU).
+is one matrix product, since scale > 0 may go inside: its alpha is scale, its bias scale * b, and
+the ReLU is applied as the result is written (cuBLASLt's epilogue on a GPU).
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,4 +42,5 @@ def linear_relu(linear: nn.Linear, x: Tensor, scale: float) -> Tensor:
         x, weight, bias = cast(x, dtype), cast(weight, dtype), cast(bias, dtype)
     if scale != 1:
         bias = bias * scale
-    return torch._addmm_activation(bias, x, weight.t(), alpha=scale)
+    product: Any = getattr(torch, "_addmm_activation")  # noqa: B009 - not in torch's stubs
+    return product(bias, x, weight.t(), alpha=scale)
