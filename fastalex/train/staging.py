@@ -23,6 +23,9 @@ PLACES = 2
 class Inputs(Protocol):
     """Takes batches and hands them to steps, in order."""
 
+    wants_pixels: bool
+    """Better than images made elsewhere."""
+
     def stream(self) -> AbstractContextManager[object]:
         """Within it a batch is to be made, and `put`."""
         ...
@@ -38,6 +41,8 @@ class Inputs(Protocol):
 
 class Direct:
     """On a CPU: a batch as it comes."""
+
+    wants_pixels = False
 
     def __init__(self) -> None:
         self._batch: tuple[Tensor, Tensor] | None = None
@@ -70,6 +75,8 @@ class Places:
         dtype: the images'.
         blocks: how the first layer takes them; None: plain.
     """
+
+    wants_pixels = True
 
     def __init__(self, device: torch.device, dtype: torch.dtype, blocks: Blocks | None) -> None:
         self._device, self._dtype, self._blocks = device, dtype, blocks

@@ -67,8 +67,7 @@ class TrainStep:
         compiled = config.compile and not self.scaler.is_enabled()
         self._update = torch.compile(self.optimizer.step) if compiled else self.optimizer.step
         self._inputs, self._rates = self._make_inputs(), None
-        alone_on_a_gpu = compiled and group is None and device.type == "cuda"
-        self._recorded = Recorded(self._numbers, device) if alone_on_a_gpu else None
+        self._recorded = self._make_recorded(compiled)
 
     def __call__(
         self, images: Tensor, labels: Tensor, rates: Rates, step: int
@@ -82,6 +81,11 @@ class TrainStep:
         """
         self.stage(images, labels)
         return self.run(rates, step)
+
+    @property
+    def wants_pixels(self) -> bool:
+        """Whether batches are best staged as pixels and changes."""
+        return self._inputs.wants_pixels
 
     def input_stream(self) -> AbstractContextManager[object]:
         """For whoever makes batches on the device while the step before runs there, and stages
@@ -104,6 +108,10 @@ class TrainStep:
                 return self._step(images, labels)
             loss, health = self._recorded(images, labels).unbind()
             return loss, health
+
+    def _make_recorded(self, compiled: bool) -> Recorded | None:
+        alone_on_a_gpu = self.group is None and self._device.type == "cuda"
+        return Recorded(self._numbers, self._device) if compiled and alone_on_a_gpu else None
 
     def _make_inputs(self) -> Inputs:
         if self._device.type != "cuda":

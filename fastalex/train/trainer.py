@@ -148,7 +148,7 @@ class Trainer:
             lighting_shrink=self.config.lighting_shrink,
             flip=self.config.flip,
             skip_bad=self.config.skip_bad,
-            pixels=self.device.type == "cuda",
+            pixels=self.train_step.wants_pixels,
             rank=0 if whole else self.world.rank,
             world_size=1 if whole else self.world.size,
         )

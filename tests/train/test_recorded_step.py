@@ -11,7 +11,7 @@ import torch
 
 from fastalex.data.batch import Changes
 from fastalex.model.blocks import Blocks, take_blocks
-from fastalex.train import recorded
+from fastalex.train import recorded, train
 from fastalex.train.build import build_model
 from fastalex.train.recipes import recipe
 from fastalex.train.recorded import Recorded
@@ -20,6 +20,8 @@ from fastalex.train.staging import Direct, Places
 from fastalex.train.step import TrainStep
 
 from . import fake_cuda
+from .conftest import SMALL as RUN
+from .conftest import assert_same_weights
 
 CPU = torch.device("cpu")
 SMALL = replace(recipe("demo", "cpu"), width=0.03, compile=False)
@@ -172,6 +174,19 @@ def test_no_more_batches_wait_than_there_are_places(streams):
         places.put(*batch(i), None)
     with pytest.raises(AssertionError), places.taken():
         pass
+
+
+def test_a_whole_run_through_the_places_is_the_plain_run(
+    streams, monkeypatch, dataset, finished, tmp_path
+):
+    """DALI's pixels, a stream of its own, recorded steps, validations in between."""
+
+    places = Places(CPU, torch.float32, None)
+    monkeypatch.setattr(TrainStep, "_make_inputs", lambda step: places)
+    monkeypatch.setattr(TrainStep, "_make_recorded", lambda step, _: Recorded(step._numbers, CPU))
+    train(RUN, dataset, tmp_path / "run")
+    assert fake_cuda.Graph.captures == 2
+    assert_same_weights(tmp_path / "run", finished)
 
 
 def test_rates_and_the_number_of_the_step_count_at_each_call():
