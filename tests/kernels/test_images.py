@@ -107,7 +107,7 @@ def test_space_to_depth_turns_a_strided_convolution_into_a_dense_one(device):
 
 @pytest.mark.parametrize(("s", "padding"), [(4, (2, 2)), (4, (0, 3)), (1, (1, 2)), (3, (4, 0))])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[2]], ids=str)
 def test_padding_into_memory_that_is_there(shape, dtype, s, padding, device):
     x, mean, lighting, corner, flip = operands(shape, device)
     expected = by_hand(x, windows(mean, corner, shape), lighting, flip, 1.7, s, padding)
