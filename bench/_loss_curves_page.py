@@ -5,6 +5,7 @@ For that script and for the test that holds docs/training.md against the file.
 
 import re
 import statistics
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +24,30 @@ def error(run: dict[str, Any]) -> float:
     return run["validation"][-1]["top1_error"]
 
 
+def split(
+    kept: dict[str, Any],
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    """The fp32 run, those of lower precision, and those of fp32 with other seeds."""
+    first, *rest = kept["runs"]
+    seeds = [run for run in rest if run["seed"] != first["seed"]]
+    return first, [run for run in rest if run not in seeds], seeds
+
+
 def verdict(kept: dict[str, Any]) -> str:
-    """One sentence: what each low precision is away from fp32, and what another seed is."""
-    first, *low, other = kept["runs"]
+    """One sentence: how far low precision is from fp32, and how far other seeds are."""
+    first, low, seeds = split(kept)
     base = last_loss(first)
-    scale = abs(last_loss(other) - base)
-    parts = [
-        f"{run['name']} is {last_loss(run) - base:+.4f} away from fp32 "
-        f"({last_loss(run):.4f} and {base:.4f}; validation error {error(run):.2%} and "
-        f"{error(first):.2%})"
-        for run in low
-    ]
-    harmless = all(abs(last_loss(run) - base) <= scale for run in low)
+    scale = max(abs(last_loss(run) - base) for run in seeds)
+    most = max(abs(last_loss(run) - base) for run in low)
+    parts = [f"{last_loss(run):.4f} in {run['name']} ({last_loss(run) - base:+.4f})" for run in low]
+    errors = [f"{_percent(error(run))} in {run['name']}" for run in (first, *low)]
+    steps = len(first["losses"])
     return (
-        f"Over the last {LAST} of {len(first['losses'])} steps the mean loss in "
-        f"{', in '.join(parts)}; another seed in fp32 is {last_loss(other) - base:+.4f} "
-        f"away ({error(other):.2%}): precision moves the result by "
-        f"{'less' if harmless else 'more'} than the seed does."
+        f"Over the last {LAST} of {steps} steps the mean loss is {base:.4f} in fp32, "
+        f"{', '.join(parts)}, while other seeds move it by up to {scale:.4f}, and of "
+        f"{kept['validation_images']} validation images {', '.join(errors)} are wrong "
+        f"({', '.join(_percent(error(run)) for run in seeds)} with the other seeds): "
+        f"precision moves the loss by {'no more' if most <= scale else 'more'} than the seed does."
     )
 
 
@@ -49,22 +57,26 @@ def section(kept: dict[str, Any], name: str) -> str:
     rows = [
         f"| {run['name']} | {last_loss(run):.4f} | "
         f"{'' if run is first else format(last_loss(run) - last_loss(first), '+.4f')} | "
-        f"{error(run):.2%} |"
+        f"{_percent(error(run))} |"
         for run in kept["runs"]
     ]
     return "\n".join([
         "![The demo's loss in each precision, and its distance from fp32](precision.png)",
         "",
-        f"On {kept['device']}, torch {kept['versions']['torch']} "
-        f"([all losses](../bench/results/{name}), `{kept['command']}`):",
+        f"On {kept['device']}, torch {kept['versions']['torch']}, by `{kept['command']}`",
+        f"([all losses](../bench/results/{name})):",
         "",
         f"| | mean loss of the last {LAST} steps | from fp32 | validation error |",
         "|---|---|---|---|",
         *rows,
         "",
-        kept["verdict"],
+        textwrap.fill(kept["verdict"], 100, break_on_hyphens=False),
         "",
     ])  # fmt: skip
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
 
 
 def read(page: Path) -> str:

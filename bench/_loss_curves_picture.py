@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _loss_curves_page import split
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,7 +18,7 @@ def draw(kept: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(8, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     _draw_losses(above, kept["runs"])
-    _draw_differences(below, kept["runs"])
+    _draw_differences(below, kept)
     config = kept["config"]
     figure.suptitle(
         f"{config['recipe']}, batch {config['batch_size']}, {kept['device']}", fontsize=11
@@ -26,7 +27,7 @@ def draw(kept: dict[str, Any], path: Path) -> None:
 
 
 def _draw_losses(axes: Axes, runs: list[dict[str, Any]]) -> None:
-    for run in runs[::-1]:
+    for run in runs[::-1]:  # what matters on top
         color = COLORS.get(run["name"], GREY)
         axes.plot(_steps(run["losses"]), run["losses"], color=color, linewidth=0.5, alpha=0.35)
         smooth = _smooth(run["losses"])
@@ -37,13 +38,13 @@ def _draw_losses(axes: Axes, runs: list[dict[str, Any]]) -> None:
     _finish(axes)
 
 
-def _draw_differences(axes: Axes, runs: list[dict[str, Any]]) -> None:
+def _draw_differences(axes: Axes, kept: dict[str, Any]) -> None:
     """Of the running means; the seeds' stands on both sides, since its sign is chance."""
-    first, *low, other = runs
+    first, low, seeds = split(kept)
     steps, base = _steps(first["losses"])[WINDOW - 1 :], _smooth(first["losses"])
-    spread = np.abs(_smooth(other["losses"]) - base)
+    spread = np.max([np.abs(_smooth(run["losses"]) - base) for run in seeds], axis=0)
     axes.fill_between(
-        steps, -spread, spread, color=GREY, alpha=0.35, linewidth=0, label=other["name"]
+        steps, -spread, spread, color=GREY, alpha=0.35, linewidth=0, label="fp32, other seeds"
     )
     for run in low:
         axes.plot(steps, _smooth(run["losses"]) - base, color=COLORS[run["name"]], linewidth=1.6,

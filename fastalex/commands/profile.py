@@ -4,7 +4,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -17,7 +17,7 @@ from fastalex.model import VARIANTS, AlexNet
 from fastalex.profile import profile, table
 from fastalex.train import TrainConfig, read_config, recipe
 from fastalex.train.build import WEIGHTS, build_model, load_weights
-from fastalex.train.config import Precision, VariantName
+from fastalex.train.config import Precision
 from fastalex.train.device import pick_device
 from fastalex.train.recipes import RECIPES
 
@@ -79,11 +79,12 @@ def _config(options: Options, device: torch.device) -> TrainConfig:
     return dataclasses.replace(config, init_from=None, **chosen)
 
 
-def _recipe_for(variant: VariantName, device: torch.device) -> TrainConfig:
+def _recipe_for(variant: Any, device: torch.device) -> TrainConfig:
     """The recipe of that name, or one that trains that variant; else the paper's."""
-    for name in (variant, *RECIPES):
-        if name in RECIPES and recipe(name, device.type).variant == variant:
-            return recipe(name, device.type)
+    for name in [variant] if variant in RECIPES else RECIPES:
+        config = RECIPES[name](device.type)
+        if config.variant == variant:
+            return config
     return dataclasses.replace(recipe("paper", device.type), variant=variant)
 
 

@@ -5,7 +5,7 @@ that follow it: they go element by element, and a kernel or a compiler can do th
 
     FLOPs   of convolutions and matrix products: 2 * outputs * weights of one output, forward; the
             same again backward for the weights' gradient, and for the input's where one is needed.
-    Bytes   each of these once, in the step's precision (x, y: input and output; W: weights, biases):
+    Bytes   each of these once, in the step's precision (x, y: input, output; W: weights, biases):
             with weights     forward  x + W + y     backward  dy + x + dW, and W + dx where needed
             normalization    forward  x + y         backward  dy + x + dx
             pool and others  forward  x + y         backward  dy + dx
@@ -18,7 +18,6 @@ that follow it: they go element by element, and a kernel or a compiler can do th
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
