@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastalex import AlexNet, FusedSequential
+from fastalex import AlexNet, FusedSequential, kernels
 from fastalex.model import LocalResponseNorm, fused
 from fastalex.model.dropout import key_dropouts
 from fastalex.profile.units import Unit, module_names, optimizer_cost, units
@@ -108,8 +108,23 @@ def test_names_count_by_the_layer_before():
     ]  # fmt: skip
 
 
+@pytest.fixture
+def asked(monkeypatch) -> list[tuple[str, bool]]:
+    """Each call of an op that a ReLU's backward may be in, and whether it is asked to do it."""
+    calls = []
+    for name, key in (("conv2d_relu", "mask_gradient"), ("local_response_norm_max_pool2d", "relu")):
+        op = getattr(kernels, name)
+
+        def spy(*args, _op=op, _name=name, _key=key, **kwargs):
+            calls.append((_name, kwargs[_key]))
+            return _op(*args, **kwargs)
+
+        monkeypatch.setattr(kernels, name, spy)
+    return calls
+
+
 @pytest.mark.parametrize("folds", [False, True])
-def test_runs_are_what_forward_does(folds, monkeypatch):
+def test_runs_are_what_forward_does(folds, asked, monkeypatch):
     """Where a ReLU's backward is folded into the op that follows, as on a GPU, and elsewhere."""
     monkeypatch.setattr(fused, "may_fuse", lambda x: folds)
     network = FusedSequential(
@@ -117,15 +132,20 @@ def test_runs_are_what_forward_does(folds, monkeypatch):
         nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5), nn.ReLU(), nn.Dropout(0.0),
     )  # fmt: skip
     x = torch.randn(2, 3, 11, 11)
+    expected = network(x)
+    in_forward = asked.copy()
     dropout = [range(8, 10)] if folds else [range(8, 9), range(9, 10)]
-    y, seen = x, []
+    y, seen, in_runs = x, [], []
     for numbers, op, given in network.runs(x):
         assert torch.equal(given, y)
+        asked.clear()
         y = op(y)
         seen.append(numbers)
+        in_runs += asked
     assert seen == [range(0, 2), range(2, 4), range(4, 6), range(6, 7), range(7, 8), *dropout]
-    torch.testing.assert_close(y, network(x))
-    ours, expected = (
-        torch.autograd.grad(out.sum(), list(network.parameters())) for out in (y, network(x))
-    )
-    torch.testing.assert_close(ours, expected)
+    assert in_runs == in_forward
+    torch.testing.assert_close(y, expected)
+    gradients = [
+        torch.autograd.grad(out.sum(), list(network.parameters())) for out in (y, expected)
+    ]
+    torch.testing.assert_close(*gradients)
