@@ -27,6 +27,7 @@ def draw(kept: dict[str, Any], path: Path) -> None:
 
 
 def _draw_losses(axes: Axes, runs: list[dict[str, Any]]) -> None:
+    """The scale follows the running means; single steps may leave it."""
     for run in runs[::-1]:  # what matters on top
         color = COLORS.get(run["name"], GREY)
         axes.plot(_steps(run["losses"]), run["losses"], color=color, linewidth=0.5, alpha=0.35)
@@ -35,7 +36,10 @@ def _draw_losses(axes: Axes, runs: list[dict[str, Any]]) -> None:
                   label=run["name"])  # fmt: skip
     axes.set(ylabel="cross-entropy (nats)", yscale="log")
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(bottom=min(_smooth(run["losses"]).min() for run in runs) / 5)
     _finish(axes)
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], labels[::-1], frameon=False, fontsize=9, loc="upper right")
 
 
 def _draw_differences(axes: Axes, kept: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """A profile as text: a line a row, aligned. For the command and for scripts."""
 
+import textwrap
 from collections import Counter
 
 from fastalex.profile.measure import Profile, Row
@@ -20,10 +21,10 @@ def table(profile: Profile) -> str:
         _HEAD,
         *(_line(row, total) for row in rows),
         (
-            "sum of rows", _sum(rows, "forward"), _sum(rows, "backward"), _ms(total), "100.0 %",
-            *sums, f"{limit / total:.0%}",
+            "sum of rows", _sum(rows, "forward"), _sum(rows, "backward"), _ms(total), _percent(1.0),
+            *sums, _percent(limit / total),
         ),
-        ("whole step", "", "", _ms(step), "", *sums, f"{limit / step:.0%}"),
+        ("whole step", "", "", _ms(step), "", *sums, _percent(limit / step)),
     ]  # fmt: skip
     return "\n".join([*_about(profile), "", *_aligned(lines), "", _difference(profile, total)])
 
@@ -55,8 +56,8 @@ def _ops(profile: Profile) -> str:
 def _line(row: Row, total: float) -> tuple[str, ...]:
     passes = [_ms(row.passes[w].ms) if w in row.passes else "" for w in ("forward", "backward")]
     return (
-        row.name, *passes, _ms(row.ms), f"{row.ms / total:.1%}".replace("%", " %"),
-        *_cells(row.flops, row.moved, row.limit_ms), f"{row.limit_ms / row.ms:.0%}",
+        row.name, *passes, _ms(row.ms), _percent(row.ms / total),
+        *_cells(row.flops, row.moved, row.limit_ms), _percent(row.limit_ms / row.ms),
     )  # fmt: skip
 
 
@@ -66,6 +67,10 @@ def _cells(flops: int, moved: int, limit_ms: float) -> tuple[str, str, str]:
 
 def _sum(rows: tuple[Row, ...], which: str) -> str:
     return _ms(sum(row.passes[which].ms for row in rows if which in row.passes))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _ms(value: float) -> str:
@@ -83,15 +88,16 @@ def _aligned(lines: list[tuple[str, ...]]) -> list[str]:
 
 def _difference(profile: Profile, total: float) -> str:
     step, config = profile.step_ms, profile.config
-    apart = f"{abs(step - total):,.1f} ms ({abs(step / total - 1):.0%} of the rows' sum)"
+    apart = f"{abs(step - total):,.1f} ms ({_percent(abs(step / total - 1))} of the rows' sum)"
     if step >= total:
         why = "launches, which the rows hide, and what lies between the rows"
     elif config.compile:
         why = "what torch.compile joins across rows, and what overlaps or stays in a cache"
     else:
         why = "what stays in a cache from one row to the next"
-    return (
+    text = (
         f"The whole step, as the trainer runs it, makes {config.batch_size / step * 1e3:,.0f} "
-        f"images/s;\nit takes {apart} {'more' if step >= total else 'less'} than its rows, "
+        f"images/s; it takes {apart} {'more' if step >= total else 'less'} than its rows, "
         f"each timed alone: {why}."
     )
+    return textwrap.fill(text, 100)
