@@ -94,7 +94,7 @@ def _difference(profile: Profile, total: float) -> str:
     elif config.compile:
         why = "what torch.compile joins across rows, and what overlaps or stays in a cache"
     else:
-        why = "what stays in a cache from one row to the next"
+        why = "what stays in a cache from one row to the next, and the noise of the machine"
     text = (
         f"The whole step, as the trainer runs it, makes {config.batch_size / step * 1e3:,.0f} "
         f"images/s; it takes {apart} {'more' if step >= total else 'less'} than its rows, "
