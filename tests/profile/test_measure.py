@@ -166,7 +166,8 @@ def test_the_table(known):
 
 
 def test_the_table_of_a_step_quicker_than_its_rows(known):
-    assert "0.5 ms (10.0 % of the rows' sum)" in table(replace(known, step_ms=4.5))
+    words = " ".join(table(replace(known, step_ms=4.5)).split())
+    assert "0.5 ms (10.0 % of the rows' sum) less than its rows" in words
     compiled = replace(known, step_ms=4.5, config=replace(SMALL, compile=True))
     assert "torch.compile" in table(compiled)
 
