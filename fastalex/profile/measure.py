@@ -151,9 +151,8 @@ def _step_ms(step: TrainStep, images: Tensor, labels: Tensor, clock: Clock) -> f
         step(images, labels, _STILL, made)
         made += 1
 
-    for _ in range(_WARM_UP["cuda" if clock.on_gpu else "cpu"]):
-        call()
-    rounds = 5 if clock.on_gpu else clock.rounds(clock.once(call)[0])
+    warm = [clock.once(call)[0] for _ in range(_WARM_UP["cuda" if clock.on_gpu else "cpu"])]
+    rounds = 5 if clock.on_gpu else clock.rounds(warm[-1])
     return statistics.median(clock.in_a_row(call) for _ in range(rounds))
 
 

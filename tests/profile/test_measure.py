@@ -81,7 +81,7 @@ def test_whole_steps_are_warmed_up_and_numbered():
     seen, calls = Recorder(), []
     ms = measure._step_ms(lambda *given: calls.append(given), 1, 2, seen)
     assert (ms, len(seen.results)) == (1.0, 1 + 1)
-    assert calls == [(1, 2, Rates(0.0, 0.0, 0.0, 0.0), number) for number in range(1 + 1 + 1)]
+    assert calls == [(1, 2, Rates(0.0, 0.0, 0.0, 0.0), number) for number in range(1 + 1)]
 
 
 def test_the_limit_is_the_larger_of_arithmetic_and_traffic():
