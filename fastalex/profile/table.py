@@ -89,7 +89,9 @@ def _aligned(lines: list[tuple[str, ...]]) -> list[str]:
 def _difference(profile: Profile, total: float) -> str:
     step, config = profile.step_ms, profile.config
     apart = f"{abs(step - total):,.1f} ms ({_percent(abs(step / total - 1))} of the rows' sum)"
-    if step >= total:
+    if step >= total and profile.device.startswith("the CPU"):
+        why = "what lies between the rows, and the noise of the machine"
+    elif step >= total:
         why = "launches, which the rows hide, and what lies between the rows"
     elif config.compile:
         why = "what torch.compile joins across rows, and what overlaps or stays in a cache"

@@ -163,6 +163,7 @@ def test_the_table(known):
     assert len({len(line) for line in rows}) == 1
     assert "333 images/s; it takes 1.0 ms (20.0 % of the rows' sum) more" in " ".join(why)
     assert "launches" in " ".join(why)
+    assert "launches" not in table(replace(known, device="the CPU (2 threads)"))
 
 
 def test_the_table_of_a_step_quicker_than_its_rows(known):
