@@ -33,6 +33,11 @@ def prepare() -> None:
     _run("prepare")
 
 
+def profile() -> None:
+    """fastalex-profile"""
+    _run("profile")
+
+
 def end_rank(name: str, error: BaseException) -> NoReturn:
     """End this process, a rank of fastalex-NAME, with what `error` means; from any thread."""
     with contextlib.suppress(ValueError):  # not the main thread

@@ -5,6 +5,8 @@ is found anew at each run, so that modules may be replaced, sliced, hooked and f
 nn.Sequential; names and parameters stay what they were.
 """
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -51,6 +53,25 @@ class FusedSequential(nn.Sequential):
             used, input = _run(modules, kinds, at, input)
             at += used
         return input
+
+    def runs(
+        self, input: torch.Tensor
+    ) -> Iterator[tuple[range, Callable[[torch.Tensor], torch.Tensor], torch.Tensor]]:
+        """What `forward` does to `input`, op by op, for whoever wants to time or watch the ops.
+
+        Yields: the numbers of the modules that an op stands for, the op, and what it is given.
+        """
+        modules: list[Any] = list(self._modules.values())
+        kinds, at = [*map(_kind, modules), "", ""], 0
+        while at < len(modules):
+            used, _ = _run(modules, kinds, at, input)
+            ops = [(used, lambda x, at=at: _run(modules, kinds, at, x)[1])]
+            if kinds[at] == "conv" and used > 2:  # two ops: the ReLU's backward is the second's
+                rest = lambda x, at=at + 2: _norm_pool(modules, kinds, at, x, relu=True)[1]  # noqa: E731
+                ops = [(2, partial(_conv_relu, modules[at], mask_gradient=False)), (used - 2, rest)]
+            for count, op in ops:
+                yield range(at, at + count), op, input
+                input, at = op(input), at + count
 
 
 def accelerate(model: AnyModule) -> AnyModule:

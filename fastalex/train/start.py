@@ -18,7 +18,7 @@ from fastalex.data.shards import Dataset
 from fastalex.train import checkpoint
 from fastalex.train.config import TrainConfig, flag
 from fastalex.train.distributed import ALONE, World, peers
-from fastalex.train.evaluate import Metrics
+from fastalex.train.evaluation import Metrics
 from fastalex.train.fastest import fastest
 from fastalex.train.rundir import alone, check_new, check_resumed, write_config
 from fastalex.train.trainer import Trainer

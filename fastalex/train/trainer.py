@@ -28,7 +28,7 @@ from fastalex.train import checkpoint
 from fastalex.train.build import WEIGHTS, build_model, input_format
 from fastalex.train.config import TrainConfig
 from fastalex.train.distributed import World
-from fastalex.train.evaluate import Metrics, evaluate
+from fastalex.train.evaluation import Metrics, evaluate
 from fastalex.train.log import RunLog
 from fastalex.train.meter import Meter
 from fastalex.train.modes import mode_of

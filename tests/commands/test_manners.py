@@ -9,7 +9,7 @@ import pytest
 from .conftest import ROOT, SMALL, finish, start
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "prepare"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "prepare", "profile"])
 def test_help_names_the_command_and_fits_a_screen(call, command):
     result = call(command, "--help")
     assert result.code == 0
@@ -45,6 +45,10 @@ BAD_USAGE = [
     ("evaluate", ["/no/such/run"], ["/no/such/run", "not a run directory"]),
     ("evaluate", [], ["run", "--help"]),
     ("prepare", ["/no/such/folder", "out"], ["/no/such/folder"]),
+    ("profile", ["alexnet"], ["alexnet", "neither a run directory nor a variant", "torchvision"]),
+    ("profile", [], ["RUN|VARIANT", "--help"]),
+    ("profile", ["paper", "--batch-size", "0"], ["--batch-size", "at least 1"]),
+    ("profile", ["paper", "--json", "/no/such/profile.json"], ["--json", "no such folder"]),
 ]  # fmt: skip
 
 

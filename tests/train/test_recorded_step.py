@@ -4,6 +4,8 @@ There is no GPU: `fake_cuda` stands in for torch.cuda, and says so when somethin
 not be repeated by a CUDA graph, or is not ordered by a stream.
 """
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -197,3 +199,8 @@ def test_rates_and_the_number_of_the_step_count_at_each_call():
     before = step.weights()["features.0.weight"].clone()
     step(*batch(0), move, 3)
     assert not torch.equal(step.weights()["features.0.weight"], before)
+
+
+def test_a_step_on_images_from_elsewhere_needs_no_dali():
+    code = "import sys; sys.modules['nvidia'] = None; import fastalex.train.step, fastalex.profile"
+    subprocess.run([sys.executable, "-c", code], check=True)

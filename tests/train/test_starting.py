@@ -85,7 +85,7 @@ def test_ten_crops_of_a_center_mean_network(finished, dataset, tmp_path):
 
     from fastalex.data.pipeline import eval_batches
     from fastalex.train.build import input_format, load_weights
-    from fastalex.train.evaluate import TenCrop, evaluate
+    from fastalex.train.evaluation import TenCrop, evaluate
     from fastalex.train.rundir import read_config
 
     copy = tmp_path / "copy"

@@ -10,7 +10,7 @@ from torch import nn
 from fastalex.data.pipeline import Batch
 from fastalex.errors import UsageError
 from fastalex.inputs import InputFormat
-from fastalex.train.evaluate import TenCrop, evaluate, mean_log_softmax
+from fastalex.train.evaluation import TenCrop, evaluate, mean_log_softmax
 
 CPU = torch.device("cpu")
 
