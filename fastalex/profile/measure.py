@@ -20,7 +20,7 @@ from fastalex.profile.clock import Clock, Limits, limits
 from fastalex.profile.units import Cost, Unit, optimizer_cost, units
 from fastalex.train.build import input_format
 from fastalex.train.config import TrainConfig
-from fastalex.train.device import arithmetic
+from fastalex.train.device import DTYPES, arithmetic
 from fastalex.train.schedule import Rates
 from fastalex.train.step import TrainStep
 
@@ -28,7 +28,6 @@ _STILL = Rates(0.0, 0.0, 0.0, 0.0)
 """Rates at which the step does all its work and the weights stay."""
 _WARM_UP = {"cpu": 1, "cuda": 11}
 """Steps before those that count; the first ones compile and choose."""
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -96,15 +95,16 @@ def profile(config: TrainConfig, model: AlexNet, device: torch.device) -> Profil
 
     Args:
         config: its batch_size, precision, compile, label_smoothing and so on are the step's.
-        model: on `device`; taken over, but its weights stay.
+        model: on `device`; taken over, but its weights stay (in bf16 rounded to that).
     """
-    clock, dtype = Clock(device), _DTYPES[config.precision]
+    clock, dtype = Clock(device), DTYPES[config.precision]
     bounds = limits(device, dtype, clock)
     step = TrainStep(model, config, device)
     images, labels = _batch(config, device)
     context = lambda: arithmetic(device, config.precision)  # noqa: E731
-    with context():
-        found = list(units(step.model, images, labels, config.label_smoothing, dtype.itemsize))
+    step.inputs.put(images, labels, None)
+    with context(), step.inputs.taken() as own:
+        found = list(units(step.model, *own, config.label_smoothing, dtype.itemsize))
     rows = [_row(unit.name, unit.costs, _unit_ms(unit, clock, context), bounds) for unit in found]
     del found  # and the activations with it
     step_ms = _step_ms(step, images, labels, clock)

@@ -6,7 +6,6 @@ In one process on a GPU it is recorded as one CUDA graph, on inputs that stay in
 
 import contextlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
-from fastalex.data.batch import Changes
 from fastalex.kernels import use
 from fastalex.model import AlexNet
 from fastalex.model.blocks import take_blocks
@@ -33,7 +31,8 @@ from fastalex.train.staging import Direct, Inputs, Places
 
 
 class TrainStep:
-    """Holds the model (on its device), the optimizer and, for fp16, the loss scaler.
+    """Holds the model (on its device), the optimizer and, for fp16, the loss scaler; its `inputs`
+    take batches ahead of the steps.
 
     Args:
         model: the whole network, the same on all ranks; with towers and hybrid it becomes a share.
@@ -66,7 +65,7 @@ class TrainStep:
         # The scaler wraps `optimizer.step` itself, so in fp16 the update is not compiled.
         compiled = config.compile and not self.scaler.is_enabled()
         self._update = torch.compile(self.optimizer.step) if compiled else self.optimizer.step
-        self._inputs, self._rates = self._make_inputs(), None
+        self.inputs, self._rates = self._make_inputs(), None
         self._recorded = self._make_recorded(compiled)
 
     def __call__(
@@ -79,31 +78,17 @@ class TrainStep:
 
         Returns: the mean loss, and what `Network.loss` says of this rank's health.
         """
-        self.stage(images, labels)
+        self.inputs.put(images, labels, None)
         return self.run(rates, step)
 
-    @property
-    def wants_pixels(self) -> bool:
-        """Whether batches are best staged as pixels and changes."""
-        return self._inputs.wants_pixels
-
-    def input_stream(self) -> AbstractContextManager[object]:
-        """For whoever makes batches on the device while the step before runs there, and stages
-        them: all that within this context."""
-        return self._inputs.stream()
-
-    def stage(self, images: Tensor, labels: Tensor, changes: Changes | None = None) -> None:
-        """Put a batch where `run` finds it, as `fastalex.data.batch.Batch` has it."""
-        self._inputs.put(images, labels, changes)
-
     def run(self, rates: Rates, step: int) -> tuple[Tensor, Tensor]:
-        """Train on the batch that was staged; else as a call."""
+        """Train on the batch that was put into `inputs`; else as a call."""
         if rates != self._rates:
             for group in self.optimizer.param_groups:
                 group["lr"].fill_(getattr(rates, group["name"]))
             self._rates = rates
         self._key[1].fill_(step)
-        with self._inputs.taken() as (images, labels):
+        with self.inputs.taken() as (images, labels):
             if self._recorded is None:
                 return self._step(images, labels)
             loss, health = self._recorded(images, labels).unbind()

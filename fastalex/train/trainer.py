@@ -69,9 +69,9 @@ class Trainer:
             with StopOnSignal() as stop, contextlib.closing(self._batches()) as batches:
                 while self.step < self.total_steps:
                     watch.at(f"the images of step {self.step + 1}")
-                    with self.train_step.input_stream():
+                    with self.train_step.inputs.stream():
                         batch = next(batches)
-                        self.train_step.stage(batch.images, batch.labels, batch.changes)
+                        self.train_step.inputs.put(batch.images, batch.labels, batch.changes)
                     watch.at(f"step {self.step + 1}")
                     signum, save = self._agree(stop.signum, batch)
                     if signum:
@@ -148,7 +148,7 @@ class Trainer:
             lighting_shrink=self.config.lighting_shrink,
             flip=self.config.flip,
             skip_bad=self.config.skip_bad,
-            pixels=self.train_step.wants_pixels,
+            pixels=self.train_step.inputs.wants_pixels,
             rank=0 if whole else self.world.rank,
             world_size=1 if whole else self.world.size,
         )

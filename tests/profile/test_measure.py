@@ -55,7 +55,7 @@ def test_a_step_is_profiled_and_leaves_the_weights(quick, precision):
     assert [set(row.passes) for row in found.rows[:-1]] == [{"forward", "backward"}] * 13
     assert found.step_ms > 0
     for key, value in model.state_dict().items():
-        assert torch.equal(value, before[key]), key
+        assert torch.equal(value, before[key].to(value.dtype)), key  # in bf16 they are rounded
     size = {"fp32": 4, "bf16": 2}[precision]
     assert found.rows[-2].moved == 3 * size * 2 * 10
     assert found.rows[-1].moved == 20 * sum(value.numel() for value in before.values())

@@ -51,7 +51,7 @@ def test_the_bits_of_the_plain_step(variant, precision, streams):
     plain = TrainStep(build_model(config, 4), config, CPU)
     step = TrainStep(build_model(config, 4), config, CPU)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    step._inputs, step._recorded = Places(CPU, dtype, None), Recorded(step._numbers, CPU)
+    step.inputs, step._recorded = Places(CPU, dtype, None), Recorded(step._numbers, CPU)
     for i in range(7):
         expected, got = plain(*batch(i), rates(i), i), step(*batch(i), rates(i), i)
         assert torch.equal(torch.stack(got), torch.stack(expected).float()), i
@@ -62,7 +62,7 @@ def test_the_bits_of_the_plain_step(variant, precision, streams):
 
 def test_results_stay_when_the_graph_runs_again(streams):
     step = TrainStep(build_model(SMALL, 4), SMALL, CPU)
-    step._inputs, step._recorded = Places(CPU, torch.float32, None), Recorded(step._numbers, CPU)
+    step.inputs, step._recorded = Places(CPU, torch.float32, None), Recorded(step._numbers, CPU)
     losses = [step(*batch(0), rates(0), i)[0] for i in range(6)]
     assert len({loss.item() for loss in losses}) == 6
 
