@@ -1,7 +1,6 @@
 """The cases: every op at the shapes of the paper's network and torchvision's.
 
-On a GPU in bfloat16, channels_last, at batch 128 and 1024; on a CPU in float32 with an eighth of
-the channels and a fraction of the pixels, so that the benchmark itself can be tried.
+On a GPU in bfloat16, channels_last, at batch 128 and 1024; on a CPU in float32 at batch 8.
 """
 
 from collections.abc import Callable
@@ -20,23 +19,28 @@ from _kernel_peers import (
     momentum_step,
     momentum_step_by_hand,
 )
-from _kernel_work import Op, Pass, Step, Work, autocast, compiled, ours, size, within
+from _kernel_work import Function, Op, Pass, Step, Work, autocast, compiled, ours, size, within
+from _machine import DEVICE, GPU
 from torch import Tensor
 
 from fastalex import AlexNet, kernels
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-GPU = DEVICE.type == "cuda"
 DTYPE = torch.bfloat16 if GPU else torch.float32
-BATCHES = (128, 1024) if GPU else (2,)
-SMALL = not GPU
+BATCHES = (128, 1024) if GPU else (8,)
+NORM_FLOPS = (11, 22)
+"""An element's, forward and backward: squares, the window's sum, the power, the products."""
 
 
 def _maps(batch: int, channels: int, side: int) -> Tensor:
-    if SMALL:
-        channels, side = channels if channels == 3 else channels // 8, min(side, 35)
     x = torch.randn(batch, channels, side, side, device=DEVICE).to(DTYPE)
     return x.to(memory_format=torch.channels_last)
+
+
+def in_both_layouts(providers: dict[str, Function]) -> tuple[dict[str, Function], tuple[str, ...]]:
+    """On a CPU, stock torch also in its default layout; and who wants its operands in it."""
+    if GPU:
+        return providers, ()
+    return providers | {"torch-nchw": providers["torch"]}, ("torch-nchw",)
 
 
 def _norm(channels: int, side: int, groups: int, pool: bool, relu: bool, batch: int) -> Work:
@@ -57,12 +61,12 @@ def _norm(channels: int, side: int, groups: int, pool: bool, relu: bool, batch: 
             "torch-compiled": compiled(stock),
             "aten-compiled": within("aten", compiled(op)),
         }
-    y = size(stock(x))
+    y, forward, backward = size(stock(x)), *(x.numel() * each for each in NORM_FLOPS)
     passes = {
-        "forward": Pass(size(x) + y, wrt=(0,)),
-        "backward": Pass(2 * size(x) + y, wrt=(0,), backward=True),
+        "forward": Pass(size(x) + y, forward, wrt=(0,)),
+        "backward": Pass(2 * size(x) + y, backward, wrt=(0,), backward=True),
     }
-    return Op([x], providers, passes, lambda got, x: stock(x))
+    return Op([x], *in_both_layouts(providers), passes, lambda got, x: stock(x))
 
 
 def _pool(channels: int, side: int, batch: int) -> Work:
@@ -77,12 +81,12 @@ def _pool(channels: int, side: int, batch: int) -> Work:
     providers = ours(op, GPU) | {"torch": stock}
     if GPU:
         providers["torch-compiled"] = compiled(stock)
-    moved = size(x) + size(stock(x))
+    moved, flops = size(x) + size(stock(x)), 8 * stock(x).numel()
     passes = {
-        "forward": Pass(moved, wrt=(0,)),
-        "backward": Pass(moved, wrt=(0,), backward=True),
+        "forward": Pass(moved, flops, wrt=(0,)),
+        "backward": Pass(moved, flops, wrt=(0,), backward=True),
     }
-    return Op([x], providers, passes, lambda got, x: stock(x))
+    return Op([x], *in_both_layouts(providers), passes, lambda got, x: stock(x))
 
 
 def _conv(
@@ -90,7 +94,6 @@ def _conv(
     batch: int,
 ) -> Work:  # fmt: skip
     x = _maps(batch, channels, side)
-    out = out // 8 if SMALL else out
     w = torch.randn(out, x.shape[1] // groups, kernel, kernel, device=DEVICE) * 0.05
     w = w.to(DTYPE).to(memory_format=torch.channels_last)
     b = torch.randn(out, device=DEVICE).to(DTYPE)
@@ -113,11 +116,28 @@ def _conv(
         "weight-gradient": Pass(moved + size(y), flops, wrt=(1, 2), backward=True),
     }
     reference = lambda got, *operands: stock(*operands)  # noqa: E731
-    return Op([x, w, b], providers, passes, reference, forward_only=("cudnn-fused",))
+    return Op(
+        [x, w, b], *in_both_layouts(providers), passes, reference, forward_only=("cudnn-fused",)
+    )
+
+
+def _linear(units_in: int, units: int, batch: int) -> Work:
+    """A fully connected layer, which is torch's in fastalex, too."""
+    x = torch.randn(batch, units_in, device=DEVICE).to(DTYPE)
+    w = (torch.randn(units, units_in, device=DEVICE) * 0.01).to(DTYPE)
+    b = torch.randn(units, device=DEVICE).to(DTYPE)
+    flops, moved = 2 * batch * w.numel(), size(x, w) + size(F.linear(x, w))
+    passes = {
+        "forward": Pass(moved, flops, wrt=(0, 1, 2)),
+        "input-gradient": Pass(moved, flops, wrt=(0,), backward=True),
+        "weight-gradient": Pass(moved, flops, wrt=(1, 2), backward=True),
+    }
+    reference = lambda got, *operands: F.linear(*operands)  # noqa: E731
+    return Op([x, w, b], {"auto": F.linear}, (), passes, reference)
 
 
 def _dropout(inverted: bool, keyed: bool, batch: int) -> Work:
-    x = torch.randn(batch, 512 if SMALL else 4096, device=DEVICE).to(DTYPE)
+    x = torch.randn(batch, 4096, device=DEVICE).to(DTYPE)
 
     def stock(x: Tensor) -> Tensor:
         y = F.relu(x)
@@ -130,19 +150,17 @@ def _dropout(inverted: bool, keyed: bool, batch: int) -> Work:
     if GPU:
         providers["torch-compiled"] = compiled(stock)
     passes = {
-        "forward": Pass(2 * size(x), wrt=(0,)),
-        "backward": Pass(3 * size(x), wrt=(0,), backward=True),
+        "forward": Pass(2 * size(x), 2 * x.numel(), wrt=(0,)),
+        "backward": Pass(3 * size(x), 2 * x.numel(), wrt=(0,), backward=True),
     }
     scale = 2.0 if inverted else 1.0
-    return Op([x], providers, passes, lambda got, x: F.relu(x) * (got != 0) * scale)
+    return Op([x], providers, (), passes, lambda got, x: F.relu(x) * (got != 0) * scale)
 
 
 def _sgd(network: str, halves: bool, batch: int) -> Work:
     """The whole network's parameters; with `halves`, gradients in and copies out in bfloat16."""
     with torch.device("meta"):
-        shapes = [
-            p.shape for p in AlexNet(variant=network, width=0.125 if SMALL else 1).parameters()
-        ]
+        shapes = [p.shape for p in AlexNet(variant=network).parameters()]
     lists = [[torch.randn(shape, device=DEVICE) for shape in shapes] for _ in range(3)]
     if halves:
         lists[2] = [g.bfloat16() for g in lists[2]]
@@ -152,15 +170,14 @@ def _sgd(network: str, halves: bool, batch: int) -> Work:
     providers = ours(step, GPU) | {"torch": within("aten", step)}
     if GPU:
         providers["torch-compiled"] = within("aten", compiled(step))
-        if not halves:
-            providers["torch-fused"] = fused_sgd()
+    if not halves:
+        providers["torch-fused"] = fused_sgd()
     moved = size(*lists) + size(*lists[:2])
     reference = partial(momentum_step_by_hand, lr)
-    return Step(lists, providers, {"step": Pass(moved)}, reference)
+    return Step(lists, providers, {"step": Pass(moved, 6 * sum(w.numel() for w in lists[0]))}, reference)
 
 
 def _images(side: int, blocks: int, batch: int) -> Work:
-    side = 30 if SMALL else side
     x = torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8, device=DEVICE)
     mean = torch.full((256, 256, 3), 120.0, device=DEVICE)
     lighting = torch.randn(batch, 3, device=DEVICE)
@@ -175,9 +192,9 @@ def _images(side: int, blocks: int, batch: int) -> Work:
     providers = ours(op, GPU) | {"torch": within("aten", op)}
     if GPU:
         providers["torch-compiled"] = within("aten", compiled(op))
-    passes = {"forward": Pass(size(x, mean) + size(op(x, mean, lighting)))}
+    passes = {"forward": Pass(size(x, mean) + size(op(x, mean, lighting)), 3 * x.numel())}
     reference = within("aten", lambda got, *o: op(*o))
-    return Op([x, mean, lighting], providers, passes, reference)
+    return Op([x, mean, lighting], providers, (), passes, reference)
 
 
 @dataclass(frozen=True)
@@ -229,6 +246,9 @@ _LAYERS: list[tuple[str, str, tuple[str, ...], Callable[[int], Work]]] = [
     ("torchvision", "conv3", ALL, partial(_conv, 192, 13, 384, 3, 1, 1, 1)),
     ("torchvision", "conv4", ALL, partial(_conv, 384, 13, 256, 3, 1, 1, 1)),
     ("torchvision", "conv5", ALL, partial(_conv, 256, 13, 256, 3, 1, 1, 1)),
+    ("both", "fc6", ALL, partial(_linear, 9216, 4096)),
+    ("both", "fc7", ALL, partial(_linear, 4096, 4096)),
+    ("both", "fc8", ALL, partial(_linear, 4096, 1000)),
     ("paper", "relu+dropout", BOTH, partial(_dropout, False, False)),
     ("paper", "relu+keyed-dropout", BOTH, partial(_dropout, False, True)),
     ("torchvision", "relu+dropout", BOTH, partial(_dropout, True, False)),

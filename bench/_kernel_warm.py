@@ -8,15 +8,15 @@ import contextlib
 import multiprocessing
 import os
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ProcessPoolExecutor, wait
 from pathlib import Path
 
 PROCESSES = 6
 """As many as the GPU's memory has room for, at batch 1024."""
 
 
-def warm(names: list[str]) -> None:
+def warm(names: list[str], seconds: float) -> None:
+    """The cases of these names; what has not begun after so long is compiled as it is measured."""
     # one cache for all: inductor would send what is compiled after it is loaded to another
     os.environ.setdefault("TRITON_CACHE_DIR", str(Path.home() / ".triton" / "cache"))
     context = multiprocessing.get_context("spawn")
@@ -24,10 +24,11 @@ def warm(names: list[str]) -> None:
         tempfile.TemporaryDirectory() as cache,
         ProcessPoolExecutor(PROCESSES, context, initializer=_start, initargs=(cache,)) as pool,
     ):
-        try:
-            list(pool.map(_run_once, names))
-        except BrokenProcessPool as error:
-            print(f"the rest is compiled as it is measured: {error}")
+        futures = [pool.submit(_run_once, name) for name in names]
+        done, _ = wait(futures, timeout=seconds)
+        pool.shutdown(cancel_futures=True)
+        if broken := next((f.exception() for f in done if f.exception()), None):
+            print(f"the rest is compiled as it is measured: {broken}")
 
 
 def _start(cache: str) -> None:
