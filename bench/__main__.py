@@ -7,8 +7,8 @@
 Run it in the repository's root, on a machine that does nothing else; it needs `pip install -e
 '.[train,test]'`, and `data`'s JPEG tier DALI. On a GPU it first runs the tests that only a GPU can
 run, and stops where one fails. It writes bench/results/DEVICE-DATE.json after each part, so that a
-kill loses one part at most; run again the same day it replaces the parts it measures. Then it prints
-the tables and redraws docs/performance.md from the JSON files alone.
+kill loses one part at most; run again the same day it replaces the parts it measures. Then it
+prints the tables and redraws docs/performance.md from the JSON files alone.
 
     step        a whole training step: two networks, batches 128 to 2048 (on a CPU: the demo's and
                 both networks at 16), every usual way to run it in PyTorch; gated, in turns
@@ -41,7 +41,9 @@ def main() -> int:
     options = arguments()
     if options.redraw:
         return report(redraw())
-    names = options.parts or [name for name in PARTS if name != "gpus" or device().get("count", 0) > 1]
+    names = options.parts or [
+        name for name in PARTS if name != "gpus" or device().get("count", 0) > 1
+    ]
     path = result_path(device()["slug"])
     say(f"{device_name()}; {', '.join(names)}; {options.minutes:g} minutes; {path}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was measured is still written

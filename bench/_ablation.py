@@ -1,7 +1,8 @@
 """fastalex's training step with one op in turn handed to stock PyTorch, and with all of them.
 
-For bench_step.py, on a GPU. What an op is worth is what the step loses without it. Every op asks one
-function, `route`, whether a call may go to a kernel; here it answers "aten" for the op in question.
+For bench_step.py, on a GPU. What an op is worth is what the step loses without it. Every op asks
+one function, `route`, whether a call may go to a kernel; here it answers "aten" for the op in
+question.
 """
 
 import contextlib

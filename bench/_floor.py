@@ -1,7 +1,7 @@
-"""The least time a network can take on a device: the sum over its passes of max(arithmetic, traffic).
+"""The least time a network can take: the sum over its passes of max(arithmetic, traffic).
 
-Each pass of each layer moves its operands and results once, at the speed of a large copy, or does its
-multiplications at the speed of a large matrix product, whichever takes longer; both speeds are
+Each pass of each layer moves its operands and results once, at the speed of a large copy, or does
+its multiplications at the speed of a large matrix product, whichever takes longer; both speeds are
 measured in the same run. For bench_step.py and bench_inference.py.
 
     convolution, matrix   2 FLOPs a multiplication. Forward reads x and W and writes y; the input
@@ -10,7 +10,7 @@ measured in the same run. For bench_step.py and bench_inference.py.
     [norm +] pool         forward reads x, writes y and the place of each maximum, a byte; backward
                           reads x (with a norm), dy and the places, and writes dx
     optimizer             weight, velocity and gradient read, weight and velocity written, in
-                          float32; in half precision a gradient of 2 bytes and a working copy written
+                          float32; in half precision a 2-byte gradient, and a working copy written
 """
 
 from collections.abc import Iterator
@@ -91,9 +91,7 @@ def _matrix(
         yield Cost(name, "weight gradient", moved, flops)
 
 
-def _pool(
-    name: str, x: int, y: int, element: int, training: bool, normed: bool
-) -> Iterator[Cost]:
+def _pool(name: str, x: int, y: int, element: int, training: bool, normed: bool) -> Iterator[Cost]:
     places = y if training else 0
     yield Cost(name, "forward", element * (x + y) + places, 0)
     if training:

@@ -1,10 +1,10 @@
 """The gate before any timing: does a provider compute what the plain float32 network computes?
 
-The reference is the stock network in float32 on the same weights, images and labels, dropout off.
-A training step is judged by its loss and by what it does to every parameter: without decay and
+The reference is the stock network in float32 on the same weights, images and labels, dropout off. A
+training step is judged by its loss and by what it does to every parameter: without decay and
 velocity, W before less W after is the rate times the gradient, whatever made it and whoever applied
-it. An inference is judged by its logits. An error is the root mean square of the difference over that
-of what is right, tensor by tensor.
+it. An inference is judged by its logits. An error is the root mean square of the difference over
+that of what is right, tensor by tensor.
 
 In float32 it may be TOLERANCE. In half precision near-ties of a pool's maximum fall the other way
 and send a gradient elsewhere, the more the deeper: no one number fits. There a tensor may be FACTOR
@@ -66,7 +66,7 @@ def check(found: dict[str, float], half: bool, of_plain: dict[str, float]) -> fl
     worst = max(found, key=lambda name: found[name] / allowed[name])
     if not found[worst] <= allowed[worst]:
         raise GateError(
-            f"{worst} is {found[worst]:.1%} off plain float32; up to {allowed[worst]:.1%} would pass"
+            f"{worst} is {found[worst]:.1%} off plain float32, of which {allowed[worst]:.1%} may be"
         )
     return max(found.values())
 

@@ -67,7 +67,9 @@ def _commit() -> str:
     """Of the working tree; with a + where it has been changed since; "unknown" outside git."""
     try:
         head = _git("rev-parse", "--short=10", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no", "--", "fastalex", "bench/*.py")
+        changed = _git(
+            "status", "--porcelain", "--untracked-files=no", "--", "fastalex", "bench/*.py"
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head + ("+" if changed else "")

@@ -1,9 +1,10 @@
 """How calls are timed side by side: in turns, in groups back to back, on the device's clock.
 
 For `_group.py`. A sample is the mean of a group of calls that follow each other, as steps do in a
-training loop, between two CUDA events, or on a CPU the wall clock's. The groups of all providers are
-taken in turns, and who goes first shifts by one each round, so that a drift of the machine meets all
-alike. A latency is another thing: the wall clock from a call to its answer, device idle before.
+training loop, between two CUDA events, or on a CPU the wall clock's. The groups of all providers
+are taken in turns, and who goes first shifts by one each round, so that a drift of the machine
+meets all alike. A latency is another thing: the wall clock from a call to its answer, device idle
+before.
 """
 
 import time

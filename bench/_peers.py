@@ -1,9 +1,9 @@
 """The networks in stock PyTorch, as people write them, for the benchmarks' peers.
 
-Nothing of fastalex computes here. The paper's network (Krizhevsky et al. 2012) has two towers in its
-groups and in its normalization; 224 pixels get three columns and rows of zeros, so that conv1's last
-window is whole. torchvision's is torchvision/models/alexnet.py. `start_from` gives them the weights
-of a `fastalex.AlexNet`, so that both compute the same function.
+Nothing of fastalex computes here. The paper's network (Krizhevsky et al. 2012) has two towers in
+its groups and in its normalization; 224 pixels get three columns and rows of zeros, so that conv1's
+last window is whole. torchvision's is torchvision/models/alexnet.py. `start_from` gives them the
+weights of a `fastalex.AlexNet`, so that both compute the same function.
 """
 
 from collections.abc import Callable

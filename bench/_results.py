@@ -32,8 +32,7 @@ def pool(processes: list[list[dict]]) -> dict[str, Any]:
     """The rows of all processes of a part as one, with the highest limits they measured."""
     measured = [row["limits"] for rows in processes for row in rows if "limits" in row]
     limits = {
-        name: max(each[name] for each in measured)
-        for name in (measured[0] if measured else {})
+        name: max(each[name] for each in measured) for name in (measured[0] if measured else {})
     }
     by_key: dict[str, list[dict]] = {}
     for rows in processes:
@@ -115,6 +114,13 @@ def newest(folder: Path = RESULTS) -> list[tuple[Path, dict]]:
         if (result := load(path)) is not None:
             found[result["device"]["slug"]] = path, result
     return sorted(found.values(), key=lambda each: each[1]["device"]["kind"] != "cuda")
+
+
+def compared(part: dict) -> list[dict]:
+    """The rows that have one of ours, by network and batch; the ablation aside."""
+    rows = [row for row in part["rows"] if row["key"] != "ablation" and best(row, ours=True)]
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    return sorted(rows, key=lambda row: (networks.index(row["network"]), row["batch"]))
 
 
 def median(row: dict, name: str) -> float:

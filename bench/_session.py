@@ -1,8 +1,8 @@
 """One process's share of the suite: where its rows go, what time it has, what it is told.
 
-For the bench_*.py files, by way of conftest.py. Alone, under `pytest bench/bench_step.py`, a file has
-all the time it wants and its rows are in pytest-benchmark's JSON only; `python -m bench` gives it a
-file for rows, which are written one by one, so that a kill costs the one being measured.
+For the bench_*.py files, by way of conftest.py. Alone, under `pytest bench/bench_step.py`, a file
+has all the time it wants and its rows are in pytest-benchmark's JSON only; `python -m bench` gives
+it a file for rows, which are written one by one, so that a kill costs the one being measured.
 """
 
 import json

@@ -2,8 +2,9 @@
 
 For `python -m bench`. A part is one bench_*.py file under pytest-benchmark; its rows arrive one by
 one. A process that outlasts its time is killed, and what it had not measured is said to be missing.
-The compilers' caches, and fastalex's memory of what is quicker, are one folder for the run, empty at
-first: the first process pays for them (the "first call" in the tables), the others find them done.
+The compilers' caches, and fastalex's memory of what is quicker, are one folder for the run, empty
+at first: the first process pays for them (the "first call" in the tables), the others find them
+done.
 """
 
 import contextlib
@@ -142,6 +143,7 @@ def caches(folder: Path) -> dict[str, str]:
         "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
         "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
 
 

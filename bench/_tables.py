@@ -7,7 +7,7 @@ text; a part's tables are: who is quickest, then everybody, then what is missing
 from collections.abc import Callable
 from typing import Any
 
-from _results import best, median, ratio
+from _results import best, compared, median, ratio
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 GIB = 1 << 30
@@ -85,10 +85,8 @@ def _versus(part: dict) -> Table:
         "share of the limit", "memory, fastalex / peer",
     )  # fmt: skip
     rows = []
-    for row in part["rows"]:
+    for row in compared(part):
         own, peer = best(row, True), best(row, False)
-        if own is None or row["key"] == "ablation":
-            continue
         entry, theirs = row["providers"][own], row["providers"].get(peer)
         memory = "-" if theirs is None else f"{_memory(entry)} / {_memory(theirs)}"
         rows.append((
@@ -109,15 +107,23 @@ def _without_empty(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
     return tuple(head[i] for i in keep), [tuple(row[i] for i in keep) for row in rows]
 
 
-def _everybody(part: dict, ablation: bool = False) -> Table:
+def _everybody(part: dict) -> Table:
+    return _entries(compared(part))
+
+
+def _without(part: dict) -> Table:
+    return _entries([row for row in part["rows"] if row["key"] == "ablation" and best(row, True)])
+
+
+def _entries(of: list[dict]) -> Table:
+    """Every provider of these rows."""
     head = (
         "network", "batch", "who", "what", "median", "10th to 90th percentile", "/ fastalex's",
         "peak memory", "first call", "error at the gate",
     )  # fmt: skip
     rows = []
-    for row in part["rows"]:
-        if (row["key"] == "ablation") != ablation or not (own := best(row, True)):
-            continue
+    for row in of:
+        own = best(row, True)
         for name, entry in row["providers"].items():
             rows.append((
                 row["network"], str(row["batch"]), name, entry["says"], time(median(row, name)),
@@ -125,10 +131,6 @@ def _everybody(part: dict, ablation: bool = False) -> Table:
                 time(entry["first_call_s"]), f"{entry['error']:.2g}",
             ))  # fmt: skip
     return _without_empty(head, rows)
-
-
-def _without(part: dict) -> Table:
-    return _everybody(part, ablation=True)
 
 
 def _ops(part: dict) -> Table:
@@ -157,8 +159,14 @@ def rate(row: dict, limits: dict[str, float]) -> str:
     own = median(row, "auto")
     moving = row["moved_bytes"] / limits["copy"]
     if row["floor_s"] > 1.001 * moving:
-        return f"{row['flops'] / own / 1e12:.3g} TFLOP/s"
+        return flops(row["flops"] / own)
     return f"{row['moved_bytes'] / own / 1e9:.3g} GB/s"
+
+
+def flops(a_second: float) -> str:
+    if a_second >= 1e12:
+        return f"{_three(a_second / 1e12)} TFLOP/s"
+    return f"{_three(a_second / 1e9)} GFLOP/s"
 
 
 def _choices(part: dict) -> Table:

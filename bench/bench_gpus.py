@@ -2,9 +2,9 @@
 
     python -m bench gpus
 
-The command itself is run for some steps, and `images_per_s` read from its log.jsonl; a sample is one
-fetch of the log, the first (which compiles) left out. With fewer than two GPUs it runs on processes
-of the CPU: that shows that it works, no speed.
+The command itself is run for some steps, and `images_per_s` read from its log.jsonl; a sample is
+one fetch of the log, the first (which compiles) left out. With fewer than two GPUs it runs on
+processes of the CPU: that shows that it works, no speed.
 """
 
 import subprocess
@@ -51,7 +51,9 @@ def bench_gpus(gpus: int, parallel: str, session: Session, benchmark, tmp_path: 
     fetched = [line for line in read_log(run) if "images_per_s" in line][FETCH::FETCH]
     if fetched and not row["failed"]:
         samples = [BATCH / line["images_per_s"] for line in fetched]
-        row["providers"] = {"fastalex": {"says": "fastalex-train", "ours": True, "samples": samples}}
+        row["providers"] = {
+            "fastalex": {"says": "fastalex-train", "ours": True, "samples": samples}
+        }
     benchmark.extra_info.update(row)
     session.write(row)
     session.say(f"gpus: {row['key']} {row['failed'] or 'done'}")

@@ -18,12 +18,12 @@ timed fastalex's results are held against plain float32.
     cudnn-fused       cuDNN's convolution + bias + ReLU, forward only
     torch-fused       torch.optim.SGD(fused=True), another formula of the same traffic
 
-The limit of a row is the larger of its traffic at the speed of a large copy and its arithmetic at the
-speed of a large matrix product, both measured here. The fully connected layers, for which fastalex
-has no op, are there so that the rows make up a step.
+The limit of a row is the larger of its traffic at the speed of a large copy and its arithmetic at
+the speed of a large matrix product, both measured here. The fully connected layers, for which
+fastalex has no op, are there so that the rows make up a step.
 
-What has not begun when the time is over is left out. On a GPU, in bfloat16, batches 128 and 1024; on
-a CPU, in float32, batch 8, ATen beside stock torch, within a minute or so.
+What has not begun when the time is over is left out. On a GPU, in bfloat16, batches 128 and 1024;
+on a CPU, in float32, batch 8, ATen beside stock torch, within a minute or so.
 """
 
 import time
@@ -40,6 +40,7 @@ from _session import Session
 from fastalex import kernels
 
 WARM_UP, ROUNDS = (3, 20) if GPU else (1, 7)
+PRECISION = "bf16" if GPU else "fp32"
 TOLERANCE = 0.01 if GPU else 1e-4
 """Root mean square error, relative; one wrong image in a thousand is three times bfloat16's."""
 
@@ -54,7 +55,7 @@ class Bench:
     def __init__(self, session: Session) -> None:
         self.session, self.clock, self.told = session, Clock(DEVICE), 0
         measured = session.limits
-        self.limits = Limits(measured["copy"], measured["bf16" if GPU else "fp32"])
+        self.limits = Limits(measured["copy"], measured[PRECISION])
 
     def choices(self) -> list[dict]:
         """What `auto` chose since the last time."""
@@ -93,6 +94,7 @@ def _prepared(work: Work, which: str) -> tuple[dict[str, Prepared], dict[str, st
 def bench_kernel(case: Case, which: str, bench: Bench, benchmark) -> None:
     row = {"part": "ops", "key": f"{case.name}-{which}", "network": case.network}
     row |= {"layer": case.layer, "batch": case.batch, "which": which, "left_out": {}}
+    row["precision"] = PRECISION
     if bench.session.left < 0:
         reason = "no time left"
         bench.session.write(row | {"providers": {}, "failed": {}, "left_out": {"all": reason}})

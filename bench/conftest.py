@@ -1,4 +1,4 @@
-"""What the benchmarks share: the session (rows, time), and what pytest says and keeps of the machine."""
+"""What the benchmarks share: the session (rows, time), and what is said of the machine."""
 
 from pathlib import Path
 
