@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from unittest import mock
 
+import torch.nn.functional as F
 from _settings import Setting
 from _step import Ours, Provider, Terms
 from torch import Tensor
@@ -34,8 +35,13 @@ def without(op: str) -> Iterator[None]:
         with use("aten"):
             yield
         return
-    module = sys.modules[f"fastalex.kernels.{MODULES[op]}"]
-    with mock.patch.object(module, "route", _aten):
+    with contextlib.ExitStack() as patches:
+        module = sys.modules[f"fastalex.kernels.{MODULES[op]}"]
+        patches.enter_context(mock.patch.object(module, "route", _aten))
+        if op == "local_response_norm_max_pool2d":  # "aten" is there the two ops, each by its route
+            norm = sys.modules["fastalex.kernels.local_response_norm"]
+            patches.enter_context(mock.patch.object(norm, "route", _aten))
+            patches.enter_context(mock.patch.object(module, "max_pool2d", F.max_pool2d))
         yield
 
 

@@ -6,6 +6,7 @@ fails, or computes something else, is a row with its reason.
 
 import contextlib
 import gc
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,10 +85,13 @@ class Group:
         first = self.session.first_row(self.row["key"])
         if first is not None and name not in first["providers"]:
             return "as in the first process"
+        left = self.end - time.monotonic()
+        if left <= 0 or self.session.left <= 0:
+            return "no time left"
         expected = self.session.expects(name, provider.compiled, provider.slow)
-        left = self.end - time.monotonic() - self._reserve
-        if expected > left or self.session.left <= 0:
-            return f"no time left: {max(left, 0):.0f} s, expected to take {expected:.0f} s"
+        spare = max(left - self._reserve, 0.0)
+        if provider.compiled and expected > spare:
+            return f"no time left: {spare:.0f} s, and it would take about {expected:.0f} s"
         return ""
 
     def _make_ready(self, name: str, provider: Provider) -> None:
@@ -180,7 +184,7 @@ class Group:
 
 def tidy(compiled: bool = True) -> None:
     """Gives memory back; with `compiled`, what was compiled, too."""
-    if compiled:
+    if compiled and "torch._dynamo" in sys.modules:
         torch.compiler.reset()
     gc.collect()
     if GPU:

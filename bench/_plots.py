@@ -42,7 +42,7 @@ def draw(result: dict, stem: str, folder: Path) -> dict[str, Path]:
     """Writes the pictures there is something for; their paths by name: step, ops, roofline."""
     plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
     parts, drawn = result["parts"], {}
-    if "step" in parts:
+    if "step" in parts and compared(parts["step"]):
         drawn["step"] = _save(_step(parts["step"]), folder / f"{stem}-step.png")
     if "ops" in parts and step_rows(parts["ops"]):
         drawn["ops"] = _save(_ops(parts["ops"]), folder / f"{stem}-ops.png")
