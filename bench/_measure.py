@@ -102,28 +102,30 @@ class Turns:
         return self.now
 
 
-def memory_held() -> int:
-    """Bytes that torch holds once it has given back what it can: graphs' buffers are in it."""
+def memory() -> tuple[int, int]:
+    """Bytes in use, and bytes that torch holds once it has given back what it can: the buffers of
+    captured graphs are in the second."""
     if not GPU:
-        return 0
+        return 0, 0
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
-    return torch.cuda.memory_reserved()
+    return torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
 
 
-def peak_memory(call: Call, allocated_before: int, held_before: int) -> int | None:
+def peak_memory(call: Call, before: tuple[int, int]) -> int | None:
     """Bytes that a provider needs: parameters, optimizer, what it keeps, and a step's peak.
 
     A replayed graph allocates nothing, its buffers are held; an eager step allocates and frees. So
-    the larger of both is taken. None on a CPU.
+    the larger of both is taken, over `before`, the `memory` ahead of its making. None on a CPU.
     """
     if not GPU:
         return None
-    held = memory_held() - held_before
+    in_use, held = before
+    held = memory()[1] - held
     torch.cuda.reset_peak_memory_stats()
     call()
     torch.cuda.synchronize()
-    return max(torch.cuda.max_memory_allocated() - allocated_before, held)
+    return max(torch.cuda.max_memory_allocated() - in_use, held)
 
 
 def limits() -> dict[str, float]:

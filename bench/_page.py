@@ -7,6 +7,7 @@ is here; every figure comes from a file, which the page links to.
 from pathlib import Path
 
 from _machine import ROOT
+from _quotes import PLACES, put
 from _results import PARTS, RESULTS, best, compared, median, newest, ratio
 from _tables import flops, markdown, missing, tables
 
@@ -46,14 +47,19 @@ PICTURES = {
 
 
 def redraw(page: Path = PAGE, results: Path = RESULTS) -> list[Path]:
-    """Writes page and pictures; the paths written."""
+    """Writes page and pictures, and beside the repository's own page what others quote."""
     from _plots import draw
 
-    drawn = []
-    for _, result in newest(results):
-        drawn += draw(result, _stem(page, result), page.parent).values()
+    found = newest(results)
+    written = [page]
+    for _, result in found:
+        written += draw(result, _stem(page, result), page.parent).values()
     files.write(page, text(results, page).encode())
-    return [page, *drawn]
+    if page == PAGE:
+        for name, (document, make) in PLACES.items():
+            files.write(document, put(name, document.read_text(), make(found)).encode())
+            written.append(document)
+    return written
 
 
 def text(results: Path = RESULTS, page: Path = PAGE) -> str:

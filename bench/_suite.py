@@ -38,13 +38,13 @@ class Part:
 
 
 FILES = {
-    "step": Part("bench_step.py", 3, 6.0 if GPU else 5.0),
+    "step": Part("bench_step.py", 3, 7.0 if GPU else 5.0),
     "inference": Part("bench_inference.py", 3, 2.0),
     "ops": Part("bench_kernels.py", 1, 3.0 if GPU else 1.5),
-    "data": Part("bench_data.py", 1, 1.0),
+    "data": Part("bench_data.py", 1, 0.5 if GPU else 1.0),
     "gpus": Part("bench_gpus.py", 1, 1.0),
 }
-FIRST_SHARE = 0.55
+FIRST_SHARE = 0.65 if GPU else 0.5
 """Of a part's time, for its first process, which compiles and has all the gates."""
 
 

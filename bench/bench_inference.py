@@ -15,6 +15,21 @@ from _settings import INFERENCES, Setting
 
 pytestmark = pytest.mark.filterwarnings("default")  # the compilers' advice is no failure of a peer
 
+
+@pytest.fixture(scope="session")
+def ready(session: Session) -> Session:
+    """What torch.compile makes, but for what autotunes, which wants the device for itself."""
+    settings = [Setting(*each) for each in INFERENCES]
+    names = [
+        f"{setting} {name}"
+        for setting in settings
+        for name, provider in _inference.providers(setting).items()
+        if (provider.compiled or provider.ours) and not provider.slow
+    ]
+    session.compile_ahead("inference", names)
+    return session
+
+
 KIND = Kind(
     part="inference",
     plain=_inference.PLAIN,
@@ -27,7 +42,7 @@ KIND = Kind(
 
 
 @pytest.mark.parametrize("setting", [Setting(*each) for each in INFERENCES], ids=str)
-def bench_inference(setting: Setting, session: Session, benchmark) -> None:
+def bench_inference(setting: Setting, ready: Session, benchmark) -> None:
     place = INFERENCES.index((setting.network, setting.batch))
-    seconds = session.share(1.0, len(INFERENCES) - place)
-    Group(KIND, setting, _inference.providers(setting), session, seconds=seconds).run(benchmark)
+    seconds = ready.share(1.0, len(INFERENCES) - place)
+    Group(KIND, setting, _inference.providers(setting), ready, seconds=seconds).run(benchmark)

@@ -32,10 +32,10 @@ from dataclasses import asdict
 import pytest
 from _kernel_cases import CASES, Case, work_of
 from _kernel_device import Clock, Limits
-from _kernel_warm import warm
 from _kernel_work import OURS, Prepared, Work
 from _machine import DEVICE, GPU
 from _session import Session
+from _warm import warm
 
 from fastalex import kernels
 
@@ -69,7 +69,7 @@ def bench(request, session: Session) -> Bench:
     cases = {item.callspec.params["case"].name for item in request.session.items}
     if GPU:
         began = time.monotonic()
-        warm([case.name for case in CASES if case.name in cases], session.left / 2)
+        warm("ops", [case.name for case in CASES if case.name in cases], session.left / 2)
         session.say(f"ops: compiled in {time.monotonic() - began:.0f} s")
     return Bench(session)
 

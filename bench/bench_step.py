@@ -20,6 +20,21 @@ from _settings import STEPS, Setting
 
 pytestmark = pytest.mark.filterwarnings("default")  # the compilers' advice is no failure of a peer
 
+
+@pytest.fixture(scope="session")
+def ready(session: Session) -> Session:
+    """What torch.compile makes, but for what autotunes, which wants the device for itself."""
+    settings = [Setting(*each) for each in STEPS]
+    names = [
+        f"{setting} {name}"
+        for setting in settings
+        for name, provider in _step.providers(setting).items()
+        if (provider.compiled or provider.ours) and not provider.slow
+    ]
+    session.compile_ahead("step", names)
+    return session
+
+
 KIND = Kind(
     part="step",
     plain=_step.PLAIN,
@@ -36,14 +51,14 @@ ABLATION = 1.5
 
 
 @pytest.mark.parametrize("setting", [Setting(*step) for step in STEPS], ids=str)
-def bench_step(setting: Setting, session: Session, benchmark) -> None:
+def bench_step(setting: Setting, ready: Session, benchmark) -> None:
     later = list(WEIGHTS)[list(WEIGHTS).index(str(setting)) :]
     weights_left = sum(WEIGHTS[key] for key in later) + (ABLATION if GPU else 0.0)
-    seconds = session.share(WEIGHTS[str(setting)], weights_left)
-    Group(KIND, setting, _step.providers(setting), session, seconds=seconds).run(benchmark)
+    seconds = ready.share(WEIGHTS[str(setting)], weights_left)
+    Group(KIND, setting, _step.providers(setting), ready, seconds=seconds).run(benchmark)
 
 
 @pytest.mark.skipif(not GPU, reason="on a CPU the ops are ATen's")
-def bench_ablation(session: Session, benchmark) -> None:
+def bench_ablation(ready: Session, benchmark) -> None:
     """Last: what it gets of the time is what is left."""
-    Group(KIND, ABLATED, _ablation.providers(), session, key="ablation").run(benchmark)
+    Group(KIND, ABLATED, _ablation.providers(), ready, key="ablation").run(benchmark)

@@ -31,6 +31,7 @@ def pytest_benchmark_update_machine_info(machine_info: dict) -> None:
 def session(request) -> Session:
     option = request.config.getoption
     torch._dynamo.config.recompile_limit = 64  # several providers share a forward function
+    torch._dynamo.config.automatic_dynamic_shapes = False  # a run has one batch size
     torch.backends.cudnn.benchmark = True
     yield Session(option("--rows"), option("--seconds"), option("--first"))
     torch.backends.cudnn.benchmark = False

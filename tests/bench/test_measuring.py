@@ -7,11 +7,13 @@ import _floor
 import _gate
 import _measure
 import _step
+import _warm
 import pytest
 import torch
 from _group import Group, Kind
 from _measure import Turns, order, percentile
 from _session import Session, read_rows
+from _settings import Setting
 from _step import GATE, TIMED, Ours, Peer, Provider
 from _tables import missing
 
@@ -167,3 +169,15 @@ def test_the_costs_of_a_layer():
     assert found["optimizer", "update"].moved == 20 * 60_965_224
     answers = _floor.costs("paper", 1.0, 1000, 2, 2, training=False)
     assert {cost.which for cost in answers} == {"forward"}
+
+
+def test_compiling_ahead_names_what_the_first_process_builds(tiny, session, benchmark_stub):
+    """The seconds that it took there are the first call's, and no long wait is expected."""
+    assert _warm._named("paper-128 graph") == (Setting("paper", 128), "graph")
+    session.first_calls = {"demo-2 compiled": 12.5}
+    compiled = Provider("", functools.partial(Peer, precision="fp32"), compiled=True)
+    group = Group(KIND, tiny, {"compiled": compiled}, session, seconds=20)
+    row = group.run(benchmark_stub)
+    assert row["providers"]["compiled"]["first_call_s"] == 12.5
+    assert session.expects("demo-4", "compiled", compiled=True, slow=False) > 0
+    assert _warm._run_inference("demo-1 eager") > 0

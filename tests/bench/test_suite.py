@@ -152,7 +152,7 @@ def test_later_processes_are_told_what_the_first_found(tmp_path, monkeypatch):
     _suite.Suite(["inference"], 1.0, tmp_path / "r.json", "").run()
     assert ["--first" in command for command in commands] == [False, True, True]
     seconds = [float(c[c.index("--seconds") + 1]) for c in commands]
-    assert seconds[0] == pytest.approx(33, abs=1)
+    assert seconds[0] == pytest.approx(60 * _suite.FIRST_SHARE, abs=1)
 
 
 @pytest.fixture
