@@ -8,8 +8,9 @@ that of what is right, tensor by tensor.
 
 In float32 it may be TOLERANCE. In half precision near-ties of a pool's maximum fall the other way
 and send a gradient elsewhere, the more the deeper: no one number fits. There a tensor may be FACTOR
-times as far off as plain PyTorch under autocast is, and FLOOR more, but never more than CEILING: a
-gradient of zeros is 1, one of the wrong sign 2.
+times as far off as plain PyTorch under autocast is, and FLOOR more (a normalization that keeps its
+sums in bfloat16 needs it; the loss does not), but never more than CEILING: a gradient of zeros is 1,
+one of the wrong sign 2.
 """
 
 import math
@@ -19,7 +20,7 @@ from torch import Tensor
 
 TOLERANCE = 0.02
 """One image's one window whose two largest are equal but for the last bit comes to .005."""
-FACTOR, FLOOR, CEILING = 2.0, 0.02, 0.7
+FACTOR, FLOOR, LOSS_FLOOR, CEILING = 2.0, 0.05, 0.01, 0.7
 
 
 class GateError(Exception):
@@ -50,8 +51,9 @@ def limits(names: dict[str, float], half: bool, of_plain: dict[str, float]) -> d
     """
     if not half:
         return dict.fromkeys(names, TOLERANCE)
+    floors = {name: LOSS_FLOOR if name == "loss" else FLOOR for name in names}
     return {
-        name: min(CEILING, FLOOR + FACTOR * of_plain[name]) if name in of_plain else CEILING
+        name: min(CEILING, floors[name] + FACTOR * of_plain[name]) if name in of_plain else CEILING
         for name in names
     }
 

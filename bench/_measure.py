@@ -16,7 +16,7 @@ from _machine import DEVICE, GPU
 
 WARM_UP_CALLS, WARM_UP_SECONDS = (50, 4.0) if GPU else (3, 20.0)
 GROUP_SECONDS = 0.03 if GPU else 0.1
-ROUNDS = (5, 30)
+ROUNDS = (3, 30)
 """The fewest and the most samples a process takes of each provider."""
 
 Call = Callable[[], object]

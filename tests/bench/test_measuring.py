@@ -2,6 +2,7 @@
 
 import functools
 import math
+from unittest import mock
 
 import _floor
 import _gate
@@ -12,9 +13,10 @@ import pytest
 import torch
 from _group import Group, Kind
 from _measure import Turns, order, percentile
+from _peers import TunedTowerNorm
 from _session import Session, read_rows
 from _settings import Setting
-from _step import GATE, TIMED, Ours, Peer, Provider
+from _step import GATE, TIMED, CapturedPeer, Ours, Peer, Provider
 from _tables import missing
 
 KIND = Kind(
@@ -91,7 +93,7 @@ def test_what_a_step_takes_off_a_weight_is_its_gradient(tiny):
 
 def test_half_precision_is_judged_by_plain_half_precision():
     of_plain = {"loss": 0.001, "conv1": 0.3}
-    assert _gate.check({"loss": 0.02, "conv1": 0.55}, True, of_plain) == 0.55
+    assert _gate.check({"loss": 0.01, "conv1": 0.55}, True, of_plain) == 0.55
     with pytest.raises(_gate.GateError, match="loss is"):
         _gate.check({"loss": 0.03, "conv1": 0.3}, True, of_plain)
     with pytest.raises(_gate.GateError, match="conv1 is 100"):
@@ -181,3 +183,27 @@ def test_compiling_ahead_names_what_the_first_process_builds(tiny, session, benc
     assert row["providers"]["compiled"]["first_call_s"] == 12.5
     assert session.expects("demo-4", "compiled", compiled=True, slow=False) > 0
     assert _warm._run_inference("demo-1 eager") > 0
+
+
+def test_warming_up_a_graph_leaves_weights_and_momentum_as_they_began(tiny, monkeypatch):
+    """What is captured next is then a first step, at the rate it was built for."""
+    for name in ("Stream", "current_stream", "stream"):
+        monkeypatch.setattr(torch.cuda, name, mock.MagicMock())
+    captured = object.__new__(CapturedPeer)
+    captured._peer = Peer(tiny, TIMED, precision="fp32", norm=TunedTowerNorm)
+    before = captured.weights()
+    captured._warm_up(TIMED.lr)
+    assert all(map(torch.equal, before, captured.weights()))
+    optimizer = captured._peer.optimizer
+    assert all(not state["momentum_buffer"].any() for state in optimizer.state.values())
+    assert optimizer.param_groups[0]["lr"] == TIMED.lr
+    assert all(p.grad is None for p in captured._peer.model.parameters())
+
+
+@pytest.mark.parametrize("name", ["eager", "eager-lrn"])
+def test_the_peers_of_a_gpu_pass_the_gate(name, tiny):
+    """As far as they run on a CPU: in bfloat16, no farther off than twice plain autocast."""
+    right, peers = _step.reference(tiny), _step._on_a_gpu(tiny)
+    plain = _gate.errors(_gate.outcome(peers["eager"].build(tiny, GATE)), right)
+    found = _gate.errors(_gate.outcome(peers[name].build(tiny, GATE)), right)
+    assert _gate.check(found, peers[name].half, plain) < 0.7

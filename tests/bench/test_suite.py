@@ -189,7 +189,7 @@ def test_plain_pytest_leaves_the_benchmarks_alone(request):
 
 @pytest.mark.slow
 def test_the_whole_command_on_a_small_budget(tmp_path):
-    for name in ("bench", "docs", "fastalex", "pyproject.toml"):
+    for name in ("bench", "docs", "fastalex", "pyproject.toml", "README.md"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     shutil.rmtree(tmp_path / "bench" / "results")
