@@ -9,8 +9,8 @@ that of what is right, tensor by tensor.
 In float32 it may be TOLERANCE. In half precision near-ties of a pool's maximum fall the other way
 and send a gradient elsewhere, the more the deeper: no one number fits. There a tensor may be FACTOR
 times as far off as plain PyTorch under autocast is, and FLOOR more (a normalization that keeps its
-sums in bfloat16 needs it; the loss does not), but never more than CEILING: a gradient of zeros is 1,
-one of the wrong sign 2.
+sums in bfloat16 needs it; the loss does not), but never more than CEILING: a gradient of zeros is
+1, one of the wrong sign 2.
 """
 
 import math
