@@ -99,19 +99,19 @@ class Ours:
 
 
 class Peer:
-    """Stock PyTorch: plain modules, autocast or float32, torch.optim.SGD, fused on a GPU."""
+    """Stock PyTorch: plain modules, autocast or float32, torch.optim.SGD, fused or as it comes."""
 
     def __init__(
         self, setting: Setting, terms: Terms, *, precision: str = "bf16",
         layout: torch.memory_format = torch.channels_last, norm: Any = TowerNorm,
-        compile: dict[str, Any] | None = None,
+        compile: dict[str, Any] | None = None, fused: bool = True,
     ) -> None:  # fmt: skip
         model = peer_of(fresh(setting, terms.dropout).to(DEVICE).train(), norm)
         self.model: Any = model.to(memory_format=layout)
         self.images = setting.images().contiguous(memory_format=layout)
         self.labels, self._precision = setting.labels(), precision
         self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=terms.lr, momentum=0.9, fused=GPU,
+            self.model.parameters(), lr=terms.lr, momentum=0.9, fused=fused,
             weight_decay=terms.weight_decay,
         )  # fmt: skip
         self._loss: Any = self._forward
@@ -217,16 +217,16 @@ def _on_a_cpu(setting: Setting) -> dict[str, Provider]:
         return Provider(says, functools.partial(Peer, **options), half=half)
 
     found = {
-        "eager-bf16": peer("bf16 autocast, channels_last", precision="bf16"),
+        "eager-bf16": peer("bf16 autocast, channels_last, fused SGD", precision="bf16"),
         "fastalex": Provider(f"TrainStep, {precision}", Ours, ours=True, half=precision != "fp32"),
         "fastalex-fp32": Provider(
             "TrainStep, fp32", functools.partial(Ours, precision="fp32"), ours=True
         ),
-        "eager": peer("fp32, default layout", **fp32, layout=default),
-        "eager-channels-last": peer("fp32, channels_last", **fp32),
+        "eager": peer("as it comes: fp32, default layout", **fp32, layout=default, fused=False),
+        "eager-channels-last": peer("fp32, channels_last, fused SGD", **fp32),
         "compile": Provider(
-            "torch.compile, fp32, channels_last", functools.partial(Peer, **fp32, compile={}),
-            compiled=True,
+            "torch.compile, fp32, channels_last, fused SGD",
+            functools.partial(Peer, **fp32, compile={}), compiled=True,
         ),
     }  # fmt: skip
     if precision == "fp32":  # where the CPU does not multiply bf16
