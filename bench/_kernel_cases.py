@@ -1,7 +1,6 @@
 """The cases: every op at the shapes of the paper's network and torchvision's.
 
-On a GPU in bfloat16, channels_last, at batch 128 and 1024; on a CPU in float32 with an eighth of
-the channels and a fraction of the pixels, so that the benchmark itself can be tried.
+At the batches of `_kernel_layers.py`, which makes them.
 """
 
 from collections.abc import Callable
@@ -9,175 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import torch
-import torch.nn.functional as F
-from _kernel_peers import (
-    conv_relu,
-    conv_relu_cudnn,
-    conv_relu_split,
-    fused_sgd,
-    lrn,
-    lrn_pool,
-    momentum_step,
-    momentum_step_by_hand,
-)
-from _kernel_work import Op, Pass, Step, Work, autocast, compiled, ours, size, within
-from torch import Tensor
-
-from fastalex import AlexNet, kernels
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-GPU = DEVICE.type == "cuda"
-DTYPE = torch.bfloat16 if GPU else torch.float32
-BATCHES = (128, 1024) if GPU else (2,)
-SMALL = not GPU
-
-
-def _maps(batch: int, channels: int, side: int) -> Tensor:
-    if SMALL:
-        channels, side = channels if channels == 3 else channels // 8, min(side, 35)
-    x = torch.randn(batch, channels, side, side, device=DEVICE).to(DTYPE)
-    return x.to(memory_format=torch.channels_last)
-
-
-def _norm(channels: int, side: int, groups: int, pool: bool, relu: bool, batch: int) -> Work:
-    x = _maps(batch, channels, side)
-    shape = {"size": 5, "alpha": 5e-4, "beta": 0.75, "k": 2.0, "groups": groups}
-    if pool:
-        op = partial(
-            kernels.local_response_norm_max_pool2d, kernel_size=3, stride=2, relu=relu, **shape
-        )
-        stock = partial(lrn_pool, relu=relu, groups=groups)
-    else:
-        op = partial(kernels.local_response_norm, relu=relu, **shape)
-        stock = partial(lrn, relu=relu, groups=groups)
-    providers = ours(op, GPU) | {"torch": stock}
-    if GPU:
-        providers |= {
-            "torch-autocast": autocast(stock),
-            "torch-compiled": compiled(stock),
-            "aten-compiled": within("aten", compiled(op)),
-        }
-    y = size(stock(x))
-    passes = {
-        "forward": Pass(size(x) + y, wrt=(0,)),
-        "backward": Pass(2 * size(x) + y, wrt=(0,), backward=True),
-    }
-    return Op([x], providers, passes, lambda got, x: stock(x))
-
-
-def _pool(channels: int, side: int, batch: int) -> Work:
-    x = _maps(batch, channels, side)
-
-    def op(x: Tensor) -> Tensor:
-        return kernels.max_pool2d(x, 3, 2)
-
-    def stock(x: Tensor) -> Tensor:
-        return F.max_pool2d(x, 3, 2)
-
-    providers = ours(op, GPU) | {"torch": stock}
-    if GPU:
-        providers["torch-compiled"] = compiled(stock)
-    moved = size(x) + size(stock(x))
-    passes = {
-        "forward": Pass(moved, wrt=(0,)),
-        "backward": Pass(moved, wrt=(0,), backward=True),
-    }
-    return Op([x], providers, passes, lambda got, x: stock(x))
-
-
-def _conv(
-    channels: int, side: int, out: int, kernel: int, stride: int, padding: int, groups: int,
-    batch: int,
-) -> Work:  # fmt: skip
-    x = _maps(batch, channels, side)
-    out = out // 8 if SMALL else out
-    w = torch.randn(out, x.shape[1] // groups, kernel, kernel, device=DEVICE) * 0.05
-    w = w.to(DTYPE).to(memory_format=torch.channels_last)
-    b = torch.randn(out, device=DEVICE).to(DTYPE)
-    settings = {"stride": stride, "padding": padding, "groups": groups}
-    stock = partial(conv_relu, **settings)
-    providers = ours(partial(kernels.conv2d_relu, **settings), GPU) | {"torch": stock}
-    if GPU:
-        providers |= {
-            "cudnn-fused": partial(conv_relu_cudnn, **settings),
-            "torch-compiled": compiled(stock),
-        }
-    if groups > 1:
-        providers["torch-split"] = partial(conv_relu_split, **settings)
-    y = stock(x, w, b)
-    flops = 2 * y.numel() * w[0].numel()
-    moved = size(x, w, y)
-    passes = {
-        "forward": Pass(moved, flops, wrt=(0, 1, 2) if channels > 3 else (1, 2)),
-        "input-gradient": Pass(moved + size(y), flops, wrt=(0,), backward=True),
-        "weight-gradient": Pass(moved + size(y), flops, wrt=(1, 2), backward=True),
-    }
-    reference = lambda got, *operands: stock(*operands)  # noqa: E731
-    return Op([x, w, b], providers, passes, reference, forward_only=("cudnn-fused",))
-
-
-def _dropout(inverted: bool, keyed: bool, batch: int) -> Work:
-    x = torch.randn(batch, 512 if SMALL else 4096, device=DEVICE).to(DTYPE)
-
-    def stock(x: Tensor) -> Tensor:
-        y = F.relu(x)
-        return F.dropout(y) if inverted else y * torch.empty_like(y).bernoulli_(0.5)
-
-    by_key = {"key": torch.tensor([0, 0], device=DEVICE), "relu": True} if keyed else {}
-    op = kernels.keyed_dropout if keyed else kernels.relu_dropout
-    op = partial(op, inverted=inverted, **by_key)
-    providers = ours(op, GPU) | {"torch": stock}
-    if GPU:
-        providers["torch-compiled"] = compiled(stock)
-    passes = {
-        "forward": Pass(2 * size(x), wrt=(0,)),
-        "backward": Pass(3 * size(x), wrt=(0,), backward=True),
-    }
-    scale = 2.0 if inverted else 1.0
-    return Op([x], providers, passes, lambda got, x: F.relu(x) * (got != 0) * scale)
-
-
-def _sgd(network: str, halves: bool, batch: int) -> Work:
-    """The whole network's parameters; with `halves`, gradients in and copies out in bfloat16."""
-    with torch.device("meta"):
-        shapes = [
-            p.shape for p in AlexNet(variant=network, width=0.125 if SMALL else 1).parameters()
-        ]
-    lists = [[torch.randn(shape, device=DEVICE) for shape in shapes] for _ in range(3)]
-    if halves:
-        lists[2] = [g.bfloat16() for g in lists[2]]
-        lists.append([g.clone() for g in lists[2]])
-    lr = torch.tensor(1e-3, device=DEVICE)
-    step = partial(momentum_step, kernels.momentum_sgd_, lr)
-    providers = ours(step, GPU) | {"torch": within("aten", step)}
-    if GPU:
-        providers["torch-compiled"] = within("aten", compiled(step))
-        if not halves:
-            providers["torch-fused"] = fused_sgd()
-    moved = size(*lists) + size(*lists[:2])
-    reference = partial(momentum_step_by_hand, lr)
-    return Step(lists, providers, {"step": Pass(moved)}, reference)
-
-
-def _images(side: int, blocks: int, batch: int) -> Work:
-    side = 30 if SMALL else side
-    x = torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8, device=DEVICE)
-    mean = torch.full((256, 256, 3), 120.0, device=DEVICE)
-    lighting = torch.randn(batch, 3, device=DEVICE)
-    corner = torch.randint(0, 257 - side, (batch, 2), device=DEVICE)
-    flip = torch.arange(batch, device=DEVICE) % 2
-
-    def op(x: Tensor, mean: Tensor, lighting: Tensor) -> Tensor:
-        return kernels.images(
-            x, mean, lighting, corner=corner, flip=flip, dtype=DTYPE, space_to_depth=blocks
-        )
-
-    providers = ours(op, GPU) | {"torch": within("aten", op)}
-    if GPU:
-        providers["torch-compiled"] = within("aten", compiled(op))
-    passes = {"forward": Pass(size(x, mean) + size(op(x, mean, lighting)))}
-    reference = within("aten", lambda got, *o: op(*o))
-    return Op([x, mean, lighting], providers, passes, reference)
+from _kernel_layers import BATCHES, conv, dropout, images, linear, norm, pool, sgd
+from _kernel_work import Work
 
 
 @dataclass(frozen=True)
@@ -208,37 +40,40 @@ FIRST = ("forward", "weight-gradient")
 
 # network, layer, passes, how
 _LAYERS: list[tuple[str, str, tuple[str, ...], Callable[[int], Work]]] = [
-    ("paper", "norm1+pool1", BOTH, partial(_norm, 96, 55, 2, True, False)),
-    ("paper", "norm2+pool2", BOTH, partial(_norm, 256, 27, 2, True, False)),
-    ("paper", "relu+norm1+pool1", BOTH, partial(_norm, 96, 55, 2, True, True)),
-    ("paper", "relu+norm2+pool2", BOTH, partial(_norm, 256, 27, 2, True, True)),
-    ("paper", "norm1", BOTH, partial(_norm, 96, 55, 2, False, False)),
-    ("paper", "norm2", BOTH, partial(_norm, 256, 27, 2, False, False)),
-    ("paper", "pool1", BOTH, partial(_pool, 96, 55)),
-    ("paper", "pool2", BOTH, partial(_pool, 256, 27)),
-    ("both", "pool5", BOTH, partial(_pool, 256, 13)),
-    ("torchvision", "pool1", BOTH, partial(_pool, 64, 55)),
-    ("torchvision", "pool2", BOTH, partial(_pool, 192, 27)),
-    ("paper", "conv1", FIRST, partial(_conv, 3, 227, 96, 11, 4, 0, 1)),
-    ("paper", "conv2", ALL, partial(_conv, 96, 27, 256, 5, 1, 2, 2)),
-    ("paper", "conv3", ALL, partial(_conv, 256, 13, 384, 3, 1, 1, 1)),
-    ("paper", "conv4", ALL, partial(_conv, 384, 13, 384, 3, 1, 1, 2)),
-    ("paper", "conv5", ALL, partial(_conv, 384, 13, 256, 3, 1, 1, 2)),
-    ("torchvision", "conv1", FIRST, partial(_conv, 3, 224, 64, 11, 4, 2, 1)),
-    ("torchvision", "conv2", ALL, partial(_conv, 64, 27, 192, 5, 1, 2, 1)),
-    ("torchvision", "conv3", ALL, partial(_conv, 192, 13, 384, 3, 1, 1, 1)),
-    ("torchvision", "conv4", ALL, partial(_conv, 384, 13, 256, 3, 1, 1, 1)),
-    ("torchvision", "conv5", ALL, partial(_conv, 256, 13, 256, 3, 1, 1, 1)),
-    ("paper", "relu+dropout", BOTH, partial(_dropout, False, False)),
-    ("paper", "relu+keyed-dropout", BOTH, partial(_dropout, False, True)),
-    ("torchvision", "relu+dropout", BOTH, partial(_dropout, True, False)),
-    ("both", "images", ("forward",), partial(_images, 224, 1)),
-    ("both", "images-in-blocks", ("forward",), partial(_images, 224, 4)),
+    ("paper", "norm1+pool1", BOTH, partial(norm, 96, 55, 2, True, False)),
+    ("paper", "norm2+pool2", BOTH, partial(norm, 256, 27, 2, True, False)),
+    ("paper", "relu+norm1+pool1", BOTH, partial(norm, 96, 55, 2, True, True)),
+    ("paper", "relu+norm2+pool2", BOTH, partial(norm, 256, 27, 2, True, True)),
+    ("paper", "norm1", BOTH, partial(norm, 96, 55, 2, False, False)),
+    ("paper", "norm2", BOTH, partial(norm, 256, 27, 2, False, False)),
+    ("paper", "pool1", BOTH, partial(pool, 96, 55)),
+    ("paper", "pool2", BOTH, partial(pool, 256, 27)),
+    ("both", "pool5", BOTH, partial(pool, 256, 13)),
+    ("torchvision", "pool1", BOTH, partial(pool, 64, 55)),
+    ("torchvision", "pool2", BOTH, partial(pool, 192, 27)),
+    ("paper", "conv1", FIRST, partial(conv, 3, 227, 96, 11, 4, 0, 1)),
+    ("paper", "conv2", ALL, partial(conv, 96, 27, 256, 5, 1, 2, 2)),
+    ("paper", "conv3", ALL, partial(conv, 256, 13, 384, 3, 1, 1, 1)),
+    ("paper", "conv4", ALL, partial(conv, 384, 13, 384, 3, 1, 1, 2)),
+    ("paper", "conv5", ALL, partial(conv, 384, 13, 256, 3, 1, 1, 2)),
+    ("torchvision", "conv1", FIRST, partial(conv, 3, 224, 64, 11, 4, 2, 1)),
+    ("torchvision", "conv2", ALL, partial(conv, 64, 27, 192, 5, 1, 2, 1)),
+    ("torchvision", "conv3", ALL, partial(conv, 192, 13, 384, 3, 1, 1, 1)),
+    ("torchvision", "conv4", ALL, partial(conv, 384, 13, 256, 3, 1, 1, 1)),
+    ("torchvision", "conv5", ALL, partial(conv, 256, 13, 256, 3, 1, 1, 1)),
+    ("both", "fc6", ALL, partial(linear, 9216, 4096)),
+    ("both", "fc7", ALL, partial(linear, 4096, 4096)),
+    ("both", "fc8", ALL, partial(linear, 4096, 1000)),
+    ("paper", "relu+dropout", BOTH, partial(dropout, False, False)),
+    ("paper", "relu+keyed-dropout", BOTH, partial(dropout, False, True)),
+    ("torchvision", "relu+dropout", BOTH, partial(dropout, True, False)),
+    ("both", "images", ("forward",), partial(images, 224, 1)),
+    ("both", "images-in-blocks", ("forward",), partial(images, 224, 4)),
 ]
 _STEPS: list[tuple[str, str, tuple[str, ...], Callable[[int], Work]]] = [
-    ("paper", "sgd", ("step",), partial(_sgd, "paper", False)),
-    ("paper", "sgd-halves", ("step",), partial(_sgd, "paper", True)),
-    ("torchvision", "sgd", ("step",), partial(_sgd, "torchvision", False)),
+    ("paper", "sgd", ("step",), partial(sgd, "paper", False)),
+    ("paper", "sgd-halves", ("step",), partial(sgd, "paper", True)),
+    ("torchvision", "sgd", ("step",), partial(sgd, "torchvision", False)),
 ]
 
 CASES = [

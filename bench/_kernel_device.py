@@ -1,4 +1,4 @@
-"""The clock of the kernel benchmarks, and the two limits of the device it runs on.
+"""The clock of the kernel benchmarks, and what a limit is made of.
 
 On a GPU a call's time lies between two CUDA events. Before them the L2 cache is filled by reading
 something else (what is read leaves nothing to write back), and the device is kept busy while the
@@ -6,7 +6,6 @@ host queues the call, so that launches cost the host's time, not the kernel's. O
 wall clock's.
 """
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,8 +44,9 @@ class Clock:
         return self._start.elapsed_time(self._end) / 1e3
 
 
-def median(clock: Clock, call: Callable[[], object]) -> float:
-    return statistics.median([clock.seconds(call) for _ in range(23)][3:])
+def quickest(clock: Clock, call: Callable[[], object]) -> float:
+    """The least of twenty times: a limit is what the device reaches when nothing disturbs it."""
+    return min([clock.seconds(call) for _ in range(23)][3:])
 
 
 @dataclass(frozen=True)
@@ -56,27 +56,8 @@ class Limits:
     copy_bytes_per_s: float
     """Read and written, of one large copy."""
     matrix_flops_per_s: float
-    """Of one large square product, in bfloat16 on a GPU."""
+    """Of one large square product, in the precision of the ops."""
 
     def seconds(self, moved: int, flops: int) -> float:
         """The least that this much traffic and arithmetic can take."""
         return max(moved / self.copy_bytes_per_s, flops / self.matrix_flops_per_s)
-
-    def __str__(self) -> str:
-        return (
-            f"copy {self.copy_bytes_per_s / 1e9:,.0f} GB/s, "
-            f"matrix product {self.matrix_flops_per_s / 1e9:,.0f} GFLOP/s"
-        )
-
-
-def limits(device: torch.device, clock: Clock) -> Limits:
-    gpu = device.type == "cuda"
-    size, side = (1 << 30, 8192) if gpu else (1 << 26, 768)
-    source = torch.zeros(size // 4, device=device)
-    target = torch.empty_like(source)
-    dtype = torch.bfloat16 if gpu else torch.float32
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return Limits(
-        copy_bytes_per_s=2 * size / median(clock, lambda: target.copy_(source)),
-        matrix_flops_per_s=2 * side**3 / median(clock, lambda: a @ b),
-    )

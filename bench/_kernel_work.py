@@ -50,6 +50,8 @@ class Op:
 
     operands: list[Tensor]
     providers: dict[str, Function]
+    default_layout: tuple[str, ...]
+    """Providers whose operands are not in channels_last."""
     passes: dict[str, Pass]
     reference: Function
     """Of a provider's output and the operands in float32: what the output should be."""
@@ -60,7 +62,7 @@ class Op:
         return [name for name in self.providers if name not in left_out]
 
     def prepare(self, provider: str, which: str) -> Prepared:
-        leaves, run = self._leaves(which), self.providers[provider]
+        leaves, run = self._leaves(which, provider), self.providers[provider]
         if not self.passes[which].backward:
             return (lambda: None), (lambda _: run(*leaves))
         wrt = [leaves[i] for i in self.passes[which].wrt]
@@ -69,7 +71,7 @@ class Op:
 
     def error(self, provider: str, which: str) -> float:
         """The largest of output's and gradients' root mean square errors, relative to their own."""
-        leaves = self._leaves(which)
+        leaves = self._leaves(which, provider)
         got = self.providers[provider](*leaves)
         plain = [_plain(leaf) for leaf in leaves]
         expected = self.reference(got.detach(), *plain)
@@ -81,9 +83,11 @@ class Op:
             pairs += zip(ours, theirs, strict=True)
         return max(relative_error(a, b) for a, b in pairs)
 
-    def _leaves(self, which: str) -> list[Tensor]:
-        wrt = self.passes[which].wrt
-        return [x.detach().requires_grad_(i in wrt) for i, x in enumerate(self.operands)]
+    def _leaves(self, which: str, provider: str) -> list[Tensor]:
+        wrt, operands = self.passes[which].wrt, self.operands
+        if provider in self.default_layout:
+            operands = [x.contiguous() for x in operands]
+        return [x.detach().requires_grad_(i in wrt) for i, x in enumerate(operands)]
 
 
 @dataclass

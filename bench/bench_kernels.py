@@ -1,6 +1,7 @@
 """Every op of fastalex.kernels, a layer and a pass at a time, beside its peers on the same device.
 
-    pytest bench/bench_kernels.py --benchmark-json=bench/results/kernels-h200.json
+    python -m bench ops
+    pytest bench/bench_kernels.py -k "norm1"      # also "conv and paper", "1024 and not conv"
 
 At the shapes of the paper's network and torchvision's (two networks, never mixed). A benchmark is
 one pass of one op; its figure is fastalex's under `use("auto")`. `extra_info` has every provider's
@@ -8,7 +9,8 @@ seconds, round by round, taken in turns, and what the pass must move and compute
 timed fastalex's results are held against plain float32.
 
     triton, auto      fastalex, under use("triton") and use("auto")
-    torch             stock ops, bfloat16, channels_last; convolution by cuDNN, ReLU in place
+    torch             stock ops in channels_last; convolution by cuDNN on a GPU, ReLU in place
+    torch-nchw        the same in torch's default layout, on a CPU
     torch-autocast    the same under autocast, which takes normalization to float32
     torch-compiled    the same under torch.compile
     aten-compiled     fastalex's own formula in ATen under torch.compile
@@ -16,80 +18,60 @@ timed fastalex's results are held against plain float32.
     cudnn-fused       cuDNN's convolution + bias + ReLU, forward only
     torch-fused       torch.optim.SGD(fused=True), another formula of the same traffic
 
-At the end: a table of times, the share of the device's limit that `auto` reaches (the larger of
-traffic at the speed of a large copy and arithmetic at the speed of a large matrix product, both
-measured here), and for which layers and passes of conv2d_relu Triton was chosen.
+The limit of a row is the larger of its traffic at the speed of a large copy and its arithmetic at
+the speed of a large matrix product, both measured here. The fully connected layers, for which
+fastalex has no op, are there so that the rows make up a step.
 
-With `-k` a part of it: "norm1", "conv and paper", "1024 and not conv". What has not begun after
-nine minutes is skipped, so that the JSON is written; on a GPU whose compilers' caches are empty,
-ask for "conv" and "not conv" in turn. On a CPU it takes some seconds: float32, small shapes, ATen
-and stock torch only, so its figures mean nothing but that the benchmark runs.
+What has not begun when the time is over is left out. On a GPU, in bfloat16, batches 128 and 1024;
+on a CPU, in float32, batch 8, ATen beside stock torch, within a minute or so.
 """
 
-import statistics
 import time
 from dataclasses import asdict
 
 import pytest
-import torch
-from _kernel_cases import CASES, DEVICE, GPU, Case, work_of
-from _kernel_device import Clock, Limits, limits
-from _kernel_warm import warm
+from _kernel_cases import CASES, Case, work_of
+from _kernel_device import Clock, Limits
 from _kernel_work import OURS, Prepared, Work
-from kernel_summary import summary
+from _machine import DEVICE, GPU
+from _session import Session
+from _warm import warm
 
 from fastalex import kernels
 
-WARM_UP, ROUNDS = 3, 20 if GPU else 3
+WARM_UP, ROUNDS = (3, 20) if GPU else (1, 7)
+PRECISION = "bf16" if GPU else "fp32"
 TOLERANCE = 0.01 if GPU else 1e-4
 """Root mean square error, relative; one wrong image in a thousand is three times bfloat16's."""
-SECONDS_A_PASS = 3 if GPU else 0.1
-BUDGET_SECONDS = 540
 
 PASSES = [
     pytest.param(case, which, id=f"{case.name}-{which}") for case in CASES for which in case.passes
 ]
 
 
-class Results:
-    """Collects the passes; adds them up at the end, on the terminal and in the JSON."""
+class Bench:
+    """The clock, the limits, and the choices that have been told."""
 
-    def __init__(self, began: float) -> None:
-        self.began = began
-        self.clock = Clock(DEVICE)
-        self.limits: Limits = limits(DEVICE, self.clock)
-        self.passes: list[dict] = []
+    def __init__(self, session: Session) -> None:
+        self.session, self.clock, self.told = session, Clock(DEVICE), 0
+        measured = session.limits
+        self.limits = Limits(measured["copy"], measured[PRECISION])
 
-    def as_dict(self) -> dict:
-        choices = [asdict(choice) | {"winner": choice.winner} for choice in kernels.report()]
-        return {"limits": asdict(self.limits), "passes": self.passes, "choices": choices}
-
-    def pytest_terminal_summary(self, terminalreporter) -> None:
-        terminalreporter.write_line(f"limits: {self.limits}")
-        terminalreporter.write_line(summary(self.as_dict()))
-
-    def pytest_benchmark_update_json(self, output_json: dict) -> None:
-        output_json["kernels"] = self.as_dict()
+    def choices(self) -> list[dict]:
+        """What `auto` chose since the last time."""
+        new = kernels.report()[self.told :]
+        self.told += len(new)
+        return [asdict(choice) | {"winner": choice.winner} for choice in new]
 
 
 @pytest.fixture(scope="session")
-def results(request):
-    wanted = {
-        item.callspec.params["case"].name: None
-        for item in request.session.items
-        if item.name.startswith("bench_kernel[")
-    }
-    count = sum(item.name.startswith("bench_kernel[") for item in request.session.items)
-    terminal = request.config.get_terminal_writer()
-    terminal.line(f"\n{count} passes, about {count * SECONDS_A_PASS:.0f} s")
-    began = time.monotonic()
+def bench(request, session: Session) -> Bench:
+    cases = {item.callspec.params["case"].name for item in request.session.items}
     if GPU:
-        warm(list(wanted))
-    torch.backends.cudnn.benchmark = True
-    results = Results(began)
-    request.config.pluginmanager.register(results, "kernel-results")
-    yield results
-    torch.backends.cudnn.benchmark = False
+        began = time.monotonic()
+        warm("ops", [case.name for case in CASES if case.name in cases], session.left / 2)
+        session.say(f"ops: compiled in {time.monotonic() - began:.0f} s")
+    return Bench(session)
 
 
 def _prepared(work: Work, which: str) -> tuple[dict[str, Prepared], dict[str, str]]:
@@ -109,10 +91,15 @@ def _prepared(work: Work, which: str) -> tuple[dict[str, Prepared], dict[str, st
 
 @pytest.mark.filterwarnings("default")  # the compilers' advice is no failure of a peer
 @pytest.mark.parametrize(("case", "which"), PASSES)
-def bench_kernel(case: Case, which: str, results: Results, benchmark) -> None:
-    if time.monotonic() - results.began > BUDGET_SECONDS:
-        pytest.skip(f"{BUDGET_SECONDS} s are over; ask for it with -k")
-    work, clock = work_of(case), results.clock
+def bench_kernel(case: Case, which: str, bench: Bench, benchmark) -> None:
+    row = {"part": "ops", "key": f"{case.name}-{which}", "network": case.network}
+    row |= {"layer": case.layer, "batch": case.batch, "which": which, "left_out": {}}
+    row["precision"] = PRECISION
+    if bench.session.left < 0:
+        reason = "no time left"
+        bench.session.write(row | {"providers": {}, "failed": {}, "left_out": {"all": reason}})
+        pytest.skip(reason)
+    work, clock = work_of(case), bench.clock
     errors = {name: work.error(name, which) for name in work.names(which) if name in OURS}
     assert all(error <= TOLERANCE for error in errors.values()), errors
     prepared, failed = _prepared(work, which)
@@ -131,17 +118,18 @@ def bench_kernel(case: Case, which: str, results: Results, benchmark) -> None:
         one_of_each()
     benchmark._timer = clock
     benchmark.pedantic(one_of_each, rounds=ROUNDS)
-    seconds = {name: each[WARM_UP:] for name, each in seconds.items()}
     cost = work.passes[which]
-    row = {
-        "case": case.name,
-        "pass": which,
-        "medians": {name: statistics.median(each) for name, each in seconds.items()},
-        "limit": results.limits.seconds(cost.moved, cost.flops),
+    row |= {
+        "floor_s": bench.limits.seconds(cost.moved, cost.flops),
         "moved_bytes": cost.moved,
         "flops": cost.flops,
-        "errors": errors,
+        "providers": {
+            name: {"ours": name in OURS, "error": errors.get(name), "samples": each[WARM_UP:]}
+            for name, each in seconds.items()
+        },
         "failed": failed,
+        "choices": bench.choices(),
     }
-    results.passes.append(row)
-    benchmark.extra_info.update(row, seconds=seconds)
+    benchmark.extra_info.update(row)
+    bench.session.write(row)
+    bench.session.say(f"{row['key']}: {1e3 * min(seconds['auto']):.3g} ms")

@@ -6,6 +6,8 @@ import statistics
 from pathlib import Path
 
 import pytest
+from _quotes import PLACES, between
+from _results import newest
 
 from fastalex.train.config import TrainConfig, flag
 
@@ -49,24 +51,29 @@ def rows(text: str) -> dict[str, list[str]]:
     return {cells[0]: cells[1:] for cells in table}
 
 
-def recorded(text: str) -> dict[str, dict]:
-    """The benchmarks of the one results file that the text links to, by name."""
-    (name,) = set(re.findall(r"bench/results/([\w.-]+\.json)\)", text))
-    return {
-        entry["name"]: entry
-        for entry in json.loads((ROOT / "bench" / "results" / name).read_text())["benchmarks"]
-    }
+@pytest.mark.parametrize("name", PLACES)
+def test_the_quoted_figures_are_the_recorded_ones(name):
+    document, table = PLACES[name]
+    assert between(name, document.read_text()) == table(newest()), "run: python -m bench --redraw"
 
 
-def test_the_readmes_ratios_are_the_recorded_ones():
+def test_the_readmes_ratios_are_medians_over_medians():
+    """Worked out here once more, from the file that the table links to."""
     text = (ROOT / "README.md").read_text()
-    results, table = recorded(text), rows(text)
-    for network in ("paper", "torchvision"):
-        for work, title in (("step", "training step"), ("inference", "inference")):
-            cells = table[f"`{network}`, {title}"]
-            for cell, layout in zip(cells, ("", "-nchw"), strict=True):
-                entry = results[f"bench_ratio[{work}-{network}:{network}-plain{layout}]"]
-                assert cell == f"{statistics.median(entry['extra_info']['time_ratios']):.2f}"
+    name = re.findall(r"bench/results/([\w.-]+\.json)\)", text)[-1]
+    parts = json.loads((ROOT / "bench" / "results" / name).read_text())["parts"]
+    for row in parts["step"]["rows"]:
+        medians = {
+            who: statistics.median(value for process in entry["samples"] for value in process)
+            for who, entry in row["providers"].items()
+        }
+        own = min(spent for who, spent in medians.items() if row["providers"][who]["ours"])
+        cells = rows(text)[f"{row['network']}, training step, batch {row['batch']}"]
+        peer = re.search(r"\((.+)\)", cells[0])[1]
+        theirs = {w: spent for w, spent in medians.items() if not row["providers"][w]["ours"]}
+        assert medians[peer] == pytest.approx(min(theirs.values()), rel=1e-4)
+        assert float(cells[0].split()[0]) == pytest.approx(medians[peer] / own, abs=0.006)
+        assert float(cells[1]) == pytest.approx(medians["eager"] / own, abs=0.006)
 
 
 def test_the_demos_figure_is_the_recorded_one():
@@ -76,12 +83,3 @@ def test_the_demos_figure_is_the_recorded_one():
     last = json.loads(lines[-1])
     assert f"{1 - last['top1_error']:.1%}".replace("%", " %") + " of 299" in text
     assert f"{last['epoch']} passes" in text
-
-
-def test_the_data_pages_figures_are_the_recorded_ones():
-    text = (ROOT / "docs" / "data.md").read_text()
-    results, table = recorded(text), rows(text)
-    for title, case in (("mean image", "mean-image"), ("mean colour", "mean-color")):
-        for cell, side in zip(table[title], ("dali", "pillow"), strict=True):
-            entry = results[f"bench_batches[{case}-{side}]"]
-            assert cell == f"{entry['extra_info']['images_per_s']:,.0f}"

@@ -1,0 +1,247 @@
+"""Who makes a whole training step: fastalex's `TrainStep`, and stock PyTorch in every usual way.
+
+A step is zero_grad, forward with dropout, cross entropy, backward and the optimizer, on the same
+images and labels. For bench_step.py. A provider is built twice: once on the gate's terms, once on
+those that are timed.
+"""
+
+import copy
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from _gate import outcome
+from _machine import DEVICE, GPU
+from _peers import TowerNorm, TunedTowerNorm, peer_of
+from _settings import Setting
+from torch import Tensor
+
+from fastalex import AlexNet
+from fastalex.train.device import arithmetic
+from fastalex.train.schedule import Rates
+from fastalex.train.step import TrainStep
+
+
+@dataclass(frozen=True)
+class Terms:
+    dropout: float
+    lr: float
+    weight_decay: float
+
+
+GATE = Terms(dropout=0.0, lr=1024.0, weight_decay=0.0)
+"""A large rate, a power of two: the change of a weight is its gradient, to float32's last bits."""
+TIMED = Terms(dropout=0.5, lr=1e-4, weight_decay=5e-4)
+"""A small rate: hundreds of steps on one batch stay finite."""
+
+
+class Running(Protocol):
+    """A network in training."""
+
+    def step(self) -> Tensor:
+        """One whole step; the loss, on the device."""
+        ...
+
+    def weights(self) -> list[Tensor]:
+        """The float32 parameters, conv1 to fc8, weight and bias."""
+        ...
+
+
+@dataclass(frozen=True)
+class Provider:
+    says: str
+    """What it is, for the page."""
+    build: Callable[..., Any]
+    ours: bool = False
+    half: bool = False
+    """Computes in half precision."""
+    compiled: bool = False
+    """Takes torch.compile's time at each batch: gated once for a network."""
+    slow: bool = False
+    """Takes minutes to compile: comes last, and is cut first."""
+
+
+@functools.lru_cache(maxsize=2)
+def _template(setting: Setting, dropout: float) -> AlexNet:
+    return setting.model(dropout)
+
+
+def fresh(setting: Setting, dropout: float) -> AlexNet:
+    """Ours on the CPU, the same weights each time."""
+    return copy.deepcopy(_template(replace(setting, batch=1), dropout))
+
+
+class Ours:
+    """`fastalex.train.step.TrainStep` as the trainer runs it."""
+
+    def __init__(self, setting: Setting, terms: Terms, precision: str | None = None) -> None:
+        config = replace(
+            setting.config,
+            dropout=terms.dropout,
+            weight_decay=terms.weight_decay,
+            precision=precision or setting.config.precision,
+        )
+        model = fresh(setting, terms.dropout).to(DEVICE)
+        self._train = TrainStep(model.train(), config, DEVICE)
+        self._rates = Rates(terms.lr, terms.lr, terms.lr, terms.lr)
+        self._images, self._labels, self._made = setting.images(), setting.labels(), 0
+
+    def step(self) -> Tensor:
+        loss, _ = self._train(self._images, self._labels, self._rates, self._made)
+        self._made += 1
+        return loss
+
+    def weights(self) -> list[Tensor]:
+        return [w.detach().float().clone() for w in self._train.weights().values()]
+
+
+class Peer:
+    """Stock PyTorch: plain modules, autocast or float32, torch.optim.SGD, fused or as it comes."""
+
+    def __init__(
+        self, setting: Setting, terms: Terms, *, precision: str = "bf16",
+        layout: torch.memory_format = torch.channels_last, norm: Any = TowerNorm,
+        compile: dict[str, Any] | None = None, fused: bool = True,
+    ) -> None:  # fmt: skip
+        model = peer_of(fresh(setting, terms.dropout).to(DEVICE).train(), norm)
+        self.model: Any = model.to(memory_format=layout)
+        self.images = setting.images().contiguous(memory_format=layout)
+        self.labels, self._precision = setting.labels(), precision
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=terms.lr, momentum=0.9, fused=fused,
+            weight_decay=terms.weight_decay,
+        )  # fmt: skip
+        self._loss: Any = self._forward
+        if compile is not None:
+            self._loss = torch.compile(self._forward, fullgraph=True, dynamic=False, **compile)
+        mode = (compile or {}).get("mode")
+        self._marks_steps = GPU and mode in ("reduce-overhead", "max-autotune")
+
+    def _forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        with arithmetic(DEVICE, self._precision):  # pyright: ignore[reportArgumentType]
+            return F.cross_entropy(self.model(images), labels)
+
+    def step(self) -> Tensor:
+        if self._marks_steps:
+            torch.compiler.cudagraph_mark_step_begin()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._loss(self.images, self.labels)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def weights(self) -> list[Tensor]:
+        return [w.detach().float().clone() for w in self.model.parameters()]
+
+
+class CapturedPeer:
+    """The compiled peer with the tuned norm: its whole step, the optimizer's in, one CUDA graph.
+
+    The batch is copied into the graph's buffers each time, as a data loader's would have to be.
+    """
+
+    def __init__(self, setting: Setting, terms: Terms) -> None:
+        self._peer = Peer(setting, terms, norm=TunedTowerNorm, compile={})
+        self._images, self._labels = self._peer.images.clone(), self._peer.labels.clone()
+        self._warm_up(terms.lr)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._captured = self._peer.step()
+
+    def _warm_up(self, lr: float) -> None:
+        """Makes momentum buffers and compiles; leaves weights and momentum as they began."""
+        optimizer, stream = self._peer.optimizer, torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        optimizer.param_groups[0]["lr"] = 0.0
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self._peer.step()
+        torch.cuda.current_stream().wait_stream(stream)
+        for state in optimizer.state.values():
+            state["momentum_buffer"].zero_()
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.zero_grad(set_to_none=True)
+
+    def step(self) -> Tensor:
+        self._peer.images.copy_(self._images)
+        self._peer.labels.copy_(self._labels)
+        self._graph.replay()
+        return self._captured
+
+    def weights(self) -> list[Tensor]:
+        return self._peer.weights()
+
+
+PLAIN = "eager" if GPU else "eager-bf16"
+"""The provider whose error in half precision is the measure of the others'."""
+
+
+def providers(setting: Setting) -> dict[str, Provider]:
+    """In the order in which they are built."""
+    return _on_a_gpu(setting) if GPU else _on_a_cpu(setting)
+
+
+def _on_a_gpu(setting: Setting) -> dict[str, Provider]:
+    def peer(says: str, **options: Any) -> Provider:
+        build = functools.partial(Peer, **options)
+        mode = (options.get("compile") or {}).get("mode")
+        compiled = "compile" in options
+        return Provider(says, build, half=True, compiled=compiled, slow=mode == "max-autotune")
+
+    found = {
+        "eager": peer("autocast, channels_last, fused SGD"),
+        "fastalex": Provider("TrainStep", Ours, ours=True, half=True),
+        "graph": Provider(
+            "compiled, the LRN tuned by hand, whole step with fused SGD in one CUDA graph",
+            CapturedPeer, half=True, compiled=True,
+        ),
+        "eager-lrn": peer("eager, the LRN tuned by hand", norm=TunedTowerNorm),
+        "compile": peer("torch.compile", compile={}),
+        "reduce-overhead": peer("torch.compile", compile={"mode": "reduce-overhead"}),
+        "max-autotune": peer("torch.compile", compile={"mode": "max-autotune"}),
+    }  # fmt: skip
+    if setting.network == "torchvision":
+        del found["eager-lrn"]
+    return found
+
+
+def _on_a_cpu(setting: Setting) -> dict[str, Provider]:
+    precision = setting.config.precision
+    fp32, default = {"precision": "fp32"}, torch.contiguous_format
+
+    def peer(says: str, **options: Any) -> Provider:
+        half = options.get("precision") == "bf16"
+        return Provider(says, functools.partial(Peer, **options), half=half)
+
+    found = {
+        "eager-bf16": peer("bf16 autocast, channels_last, fused SGD", precision="bf16"),
+        "fastalex": Provider(f"TrainStep, {precision}", Ours, ours=True, half=precision != "fp32"),
+        "fastalex-fp32": Provider(
+            "TrainStep, fp32", functools.partial(Ours, precision="fp32"), ours=True
+        ),
+        "eager": peer("as it comes: fp32, default layout", **fp32, layout=default, fused=False),
+        "eager-channels-last": peer("fp32, channels_last, fused SGD", **fp32),
+        "compile": Provider(
+            "torch.compile, fp32, channels_last, fused SGD",
+            functools.partial(Peer, **fp32, compile={}), compiled=True,
+        ),
+    }  # fmt: skip
+    if precision == "fp32":  # where the CPU does not multiply bf16
+        del found["eager-bf16"], found["fastalex-fp32"]
+    if setting.network != "demo":
+        del found["compile"]
+    return found
+
+
+def reference(setting: Setting) -> dict[str, Tensor]:
+    """Loss and gradients of the plain network in float32, dropout off."""
+    tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        peer = Peer(setting, GATE, precision="fp32", layout=torch.contiguous_format)
+        return outcome(peer)
+    finally:
+        torch.backends.cudnn.allow_tf32 = tf32
