@@ -14,15 +14,12 @@ Cost    bytes a weight: 16 for W and V, and g's and C's own: 20 with a float32 g
         the launches, cannot pass through torch.compile.
 """
 
-# torch._foreach_* is what torch.optim itself is made of
-# pyright: reportPrivateImportUsage=false
-
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastalex.kernels._aten_sgd import aten_step, share_a_dense_layout, take
 from fastalex.kernels._choice import choose
 from fastalex.kernels._launch import DTYPES, route, wrap_triton
 from fastalex.kernels._triton import tl, triton
@@ -65,9 +62,9 @@ def momentum_sgd_(
         mode = route("momentum_sgd_", w, covered)
         calls.setdefault((mode, w.device), []).append(i)
     for (mode, device), which in calls.items():
-        w, v, g, c = _take(lists, which)
+        w, v, g, c = take(lists, which)
         if mode == "aten":
-            _step(w, v, g, c, lr, momentum, weight_decay)
+            aten_step(w, v, g, c, lr, momentum, weight_decay)
         else:
             rate = _on_device(lr, device)
             _momentum_sgd_(w, v, g, c, rate, momentum, weight_decay, mode)
@@ -88,7 +85,7 @@ def _check(lists: list[list[Tensor]]) -> None:
             f"long, got {lengths}"
         )
     for i in range(lengths[0]):
-        parameter = [x for each in _take(lists, [i]) for x in each]
+        parameter = [x for each in take(lists, [i]) for x in each]
         if not all(isinstance(x, Tensor) for x in parameter):
             raise TypeError(
                 f"momentum_sgd_: parameter {i} is not all tensors; leave out those without gradient"
@@ -98,11 +95,6 @@ def _check(lists: list[list[Tensor]]) -> None:
                 f"momentum_sgd_: the tensors of parameter {i} must agree in shape and device, got "
                 + ", ".join(f"{tuple(x.shape)} on {x.device}" for x in parameter)
             )
-
-
-def _take(lists: list[list[Tensor]], which: list[int]) -> list[list[Tensor]]:
-    """Those parameters' weights, velocities, gradients and copies; no copies stay no copies."""
-    return [[each[i] for i in which] if each else [] for each in lists]
 
 
 @triton.jit
@@ -159,14 +151,14 @@ def _momentum_sgd_(
     lists = [weights, velocities, grads, copies]
     by_aten = []
     for i in range(len(weights)):
-        w, v, g, *copy = [x for each in _take(lists, [i]) for x in each]
+        w, v, g, *copy = [x for each in take(lists, [i]) for x in each]
         if _pick(w, v, g, copy, lr, momentum, weight_decay, mode) == "aten":
             by_aten.append(i)
         else:
             _launch(w, v, g, copy, lr, momentum, weight_decay)
     if by_aten:
-        w, v, g, c = _take(lists, by_aten)
-        _step(w, v, g, c, lr, momentum, weight_decay)
+        w, v, g, c = take(lists, by_aten)
+        aten_step(w, v, g, c, lr, momentum, weight_decay)
 
 
 def _pick(
@@ -179,7 +171,7 @@ def _pick(
     weight_decay: float,
     mode: str,
 ) -> str:
-    if not _share_a_dense_layout(w, v, g, *copy):
+    if not share_a_dense_layout(w, v, g, *copy):
         return "aten"
 
     def trial(candidate: str, w: Tensor, v: Tensor, g: Tensor, lr: Tensor, *copy: Tensor) -> None:
@@ -187,39 +179,3 @@ def _pick(
 
     operands = (w, v, g, lr, *copy)
     return choose("momentum_sgd_", "step", mode, ("aten", "triton"), trial, operands)
-
-
-def _step(
-    weights: list[Tensor],
-    velocities: list[Tensor],
-    grads: list[Tensor],
-    copies: list[Tensor],
-    lr: float | Tensor,
-    momentum: float,
-    weight_decay: float,
-) -> None:
-    pull: Any = [g.to(w.dtype) for g, w in zip(grads, weights, strict=True)]
-    if weight_decay:
-        pull = torch._foreach_add(pull, weights, alpha=weight_decay)
-    pull = torch._foreach_mul(pull, lr)
-    torch._foreach_mul_(velocities, momentum)
-    torch._foreach_sub_(velocities, pull)
-    torch._foreach_add_(weights, velocities)
-    if copies:
-        torch._foreach_copy_(copies, weights)
-
-
-def _share_a_dense_layout(*tensors: Tensor) -> bool:
-    """Whether each element stands at the same place in all, and the places leave no gap."""
-    first, *others = [_steps(x) for x in tensors]
-    expected = 1
-    for step, size in sorted(first):
-        if step != expected:
-            return False
-        expected *= size
-    return all(other == first for other in others)
-
-
-def _steps(x: Tensor) -> list[tuple[int, int]]:
-    """(stride, size) of the dimensions in which there is a step to take."""
-    return [(step, size) for step, size in zip(x.stride(), x.shape, strict=True) if size != 1]

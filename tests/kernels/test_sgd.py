@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from fastalex.kernels import use
-from fastalex.kernels.sgd import _momentum_sgd_, _share_a_dense_layout, momentum_sgd_
+from fastalex.kernels import _aten_sgd, use
+from fastalex.kernels._aten_sgd import share_a_dense_layout
+from fastalex.kernels.sgd import _momentum_sgd_, momentum_sgd_
 
 SHAPES = [(1,), (4, 3, 5, 5), (1024,), (31, 67), (2, 1, 1, 3)]
 GRADS = [torch.float32, torch.float16, torch.bfloat16]
@@ -66,10 +67,12 @@ def test_twenty_steps_with_a_rate_that_falls(mode, device):
     check(v, exact[1], float32[1])
 
 
+@pytest.mark.parametrize("part", [64, 2**18])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])
 @pytest.mark.parametrize("tensor_lr", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_on_a_cpu_bit_for_bit_torchs_foreach(dtype, tensor_lr, weight_decay):
+def test_on_a_cpu_bit_for_bit_torchs_foreach(dtype, tensor_lr, weight_decay, part, monkeypatch):
+    monkeypatch.setattr(_aten_sgd, "PART", part)
     parameters = [parameter(shape, "cpu", dtype) for shape in SHAPES]
     weights, velocities, grads = map(list, zip(*parameters, strict=True))
     expected_w, expected_v = ([x.clone() for x in each] for each in (weights, velocities))
@@ -84,6 +87,24 @@ def test_on_a_cpu_bit_for_bit_torchs_foreach(dtype, tensor_lr, weight_decay):
     momentum_sgd_(weights, velocities, grads, lr, 0.9, weight_decay)
     for got, expected in zip(weights + velocities, expected_w + expected_v, strict=True):
         assert torch.equal(got, expected)
+
+
+def test_parts_of_a_cpus_update(monkeypatch):
+    """Of channels_last weights with an offset, copies in half precision, an odd tail."""
+    monkeypatch.setattr(_aten_sgd, "PART", 11)
+    memory = torch.randn(500)
+    w = memory[20:110].view(5, 3, 2, 3).to(memory_format=torch.channels_last)
+    v, g = torch.randn_like(w), torch.randn_like(w).bfloat16()
+    copy, before = torch.zeros_like(g), memory.clone()
+    exact = step_by_hand(w.double(), v.double(), g.double(), 0.1, 0.9, 0.01)
+    momentum_sgd_([w], [v], [g], 0.1, 0.9, 0.01, copies=[copy])
+    torch.testing.assert_close((w.double(), v.double()), exact, rtol=1e-5, atol=1e-5)
+    assert torch.equal(copy, w.bfloat16())
+    view = memory[20:110].view(5, 3, 6)
+    momentum_sgd_([view], [torch.zeros_like(view)], [torch.ones_like(view)], 1.0, 0.9, 0.0)
+    assert torch.equal(memory[20:110], before[20:110] - 1)
+    assert torch.equal(memory[:20], before[:20])
+    assert torch.equal(memory[110:], before[110:])
 
 
 def test_a_tensor_rate_is_read_at_each_step(mode, device):
@@ -137,11 +158,11 @@ def test_layouts(layouts, mode, device):
 
 def test_what_shares_a_dense_layout():
     x = torch.empty(4, 1, 6)
-    assert _share_a_dense_layout(x, x.as_strided(x.shape, (6, 1, 1)))  # no step along one column
-    assert _share_a_dense_layout(x.transpose(0, 2), x.transpose(0, 2).clone())
-    assert not _share_a_dense_layout(x, torch.empty(6, 1, 4).transpose(0, 2))
-    assert not _share_a_dense_layout(x[:, :, :3], x[:, :, 3:])
-    assert not _share_a_dense_layout(x[:1].expand(4, 1, 6), x)
+    assert share_a_dense_layout(x, x.as_strided(x.shape, (6, 1, 1)))  # no step along one column
+    assert share_a_dense_layout(x.transpose(0, 2), x.transpose(0, 2).clone())
+    assert not share_a_dense_layout(x, torch.empty(6, 1, 4).transpose(0, 2))
+    assert not share_a_dense_layout(x[:, :, :3], x[:, :, 3:])
+    assert not share_a_dense_layout(x[:1].expand(4, 1, 6), x)
 
 
 def test_what_lies_between_is_not_touched(mode, device):
