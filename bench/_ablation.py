@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from unittest import mock
 
 import torch.nn.functional as F
-from _settings import Setting
-from _step import Ours, Provider, Terms
+from _settings import Setting, Terms
+from _step import Ours, Provider
 from torch import Tensor
 
 from fastalex.kernels import use

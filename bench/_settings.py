@@ -11,13 +11,14 @@ import torch
 from _machine import DEVICE, GPU
 from torch import Tensor
 
-from fastalex import AlexNet
+from fastalex import AlexNet, kernels
+from fastalex.data.batch import Changes
 from fastalex.train.build import build_model, input_format
 from fastalex.train.config import TrainConfig
 from fastalex.train.recipes import recipe
 
-PIXEL_SPREAD = 58.0
-"""Standard deviation of a photograph's pixels, 0..255."""
+PIXEL_MEAN, PIXEL_SPREAD = 118, 58
+"""Of a photograph's pixels, 0..255."""
 
 # network, batch, in the order in which a budget is spent: the headline first
 STEPS = (
@@ -60,13 +61,40 @@ class Setting:
         """Ours, from the config's seed, on the CPU."""
         return build_model(replace(self.config, dropout=dropout), self.classes)
 
-    def images(self) -> Tensor:
-        """(batch, 3, S, S) float32 on the device, channels_last; the same in every process."""
-        format = input_format(self.config)
+    def pixels(self) -> Tensor:
+        """(batch, S, S, 3) uint8 on the device; the same in every process."""
+        size = input_format(self.config).size
         generator = torch.Generator(DEVICE).manual_seed(0)
-        shape = (self.batch, 3, format.size, format.size)
-        x = torch.randn(shape, generator=generator, device=DEVICE) * (PIXEL_SPREAD / format.std)
-        return x.contiguous(memory_format=torch.channels_last)
+        x = torch.randn((self.batch, size, size, 3), generator=generator, device=DEVICE)
+        return (PIXEL_MEAN + PIXEL_SPREAD * x).round_().clamp_(0, 255).to(torch.uint8)
+
+    def changes(self) -> Changes:
+        """What is left to be done to the pixels."""
+        return Changes(
+            mean=torch.full((3,), float(PIXEL_MEAN), device=DEVICE),
+            lighting=torch.zeros(self.batch, 3, device=DEVICE),
+            corner=None,
+            flip=torch.zeros(self.batch, dtype=torch.int32, device=DEVICE),
+            std=input_format(self.config).std,
+        )
+
+    def images(self) -> Tensor:
+        """(batch, 3, S, S) float32 on the device, channels_last: what becomes of the pixels."""
+        with kernels.use("aten"):
+            return self.changes().of(self.pixels())
 
     def labels(self) -> Tensor:
         return torch.arange(self.batch, device=DEVICE) % self.classes
+
+
+@dataclass(frozen=True)
+class Terms:
+    dropout: float
+    lr: float
+    weight_decay: float
+
+
+GATE = Terms(dropout=0.0, lr=1024.0, weight_decay=0.0)
+"""A large rate, a power of two: the change of a weight is its gradient, to float32's last bits."""
+TIMED = Terms(dropout=0.5, lr=1e-4, weight_decay=5e-4)
+"""A small rate: hundreds of steps on one batch stay finite."""

@@ -16,26 +16,13 @@ import torch.nn.functional as F
 from _gate import outcome
 from _machine import DEVICE, GPU
 from _peers import TowerNorm, TunedTowerNorm, peer_of
-from _settings import Setting
+from _settings import GATE, Setting, Terms
 from torch import Tensor
 
 from fastalex import AlexNet
 from fastalex.train.device import arithmetic
 from fastalex.train.schedule import Rates
 from fastalex.train.step import TrainStep
-
-
-@dataclass(frozen=True)
-class Terms:
-    dropout: float
-    lr: float
-    weight_decay: float
-
-
-GATE = Terms(dropout=0.0, lr=1024.0, weight_decay=0.0)
-"""A large rate, a power of two: the change of a weight is its gradient, to float32's last bits."""
-TIMED = Terms(dropout=0.5, lr=1e-4, weight_decay=5e-4)
-"""A small rate: hundreds of steps on one batch stay finite."""
 
 
 class Running(Protocol):
@@ -75,7 +62,9 @@ def fresh(setting: Setting, dropout: float) -> AlexNet:
 
 
 class Ours:
-    """`fastalex.train.step.TrainStep` as the trainer runs it."""
+    """`fastalex.train.step.TrainStep` as the trainer runs it: on a GPU from pixels that the decoder
+    would have left there, so that its time has in it what the peers find done.
+    """
 
     def __init__(self, setting: Setting, terms: Terms, precision: str | None = None) -> None:
         config = replace(
@@ -87,10 +76,15 @@ class Ours:
         model = fresh(setting, terms.dropout).to(DEVICE)
         self._train = TrainStep(model.train(), config, DEVICE)
         self._rates = Rates(terms.lr, terms.lr, terms.lr, terms.lr)
-        self._images, self._labels, self._made = setting.images(), setting.labels(), 0
+        wants_pixels = self._train.inputs.wants_pixels
+        self._images = setting.pixels() if wants_pixels else setting.images()
+        self._changes = setting.changes() if wants_pixels else None
+        self._labels, self._made = setting.labels(), 0
 
     def step(self) -> Tensor:
-        loss, _ = self._train(self._images, self._labels, self._rates, self._made)
+        with self._train.inputs.stream():
+            self._train.inputs.put(self._images, self._labels, self._changes)
+        loss, _ = self._train.run(self._rates, self._made)
         self._made += 1
         return loss
 

@@ -26,7 +26,7 @@ from _session import read_rows
 
 GRACE_SECONDS = 20.0
 """Beyond its time, for what a process is in the middle of; then it is killed."""
-CORRECT = "tests/kernels/test_on_a_gpu.py"
+CORRECT = ("tests/kernels/test_on_a_gpu.py", "tests/train/test_on_a_gpu.py")
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,12 @@ class Suite:
 
     def _is_correct(self, environment: dict[str, str]) -> bool:
         """The quick tests that only a GPU can run; nothing is timed where they fail."""
-        say(f"first, whether it is correct: pytest {CORRECT}")
-        command = [sys.executable, "-m", "pytest", "-q", CORRECT]
+        tests = " ".join(CORRECT)
+        say(f"first, whether it is correct: pytest {tests}")
+        command = [sys.executable, "-m", "pytest", "-q", *CORRECT]
         status = run(command, environment, self.left, None)
         if status != 0:
-            self.failures.append(f"pytest {CORRECT} ended with {status}; nothing was timed")
+            self.failures.append(f"pytest {tests} ended with {status}; nothing was timed")
         return status == 0
 
     def _part(self, name: str, seconds: float, folder: Path, environment: dict[str, str]) -> None:

@@ -77,10 +77,11 @@ def _run_op(name: str) -> float:
 
 def _run_step(name: str) -> float:
     import _step
+    from _settings import GATE, TIMED
 
     setting, provider = _named(name)
     spent = 0.0
-    for terms in (_step.TIMED, _step.GATE):
+    for terms in (TIMED, GATE):
         began = time.monotonic()
         with contextlib.suppress(Exception):
             _step.providers(setting)[provider].build(setting, terms).step()

@@ -16,7 +16,7 @@ from _gate import outcome
 from _group import Group, Kind
 from _machine import GPU
 from _session import Session
-from _settings import STEPS, Setting
+from _settings import GATE, STEPS, TIMED, Setting
 
 pytestmark = pytest.mark.filterwarnings("default")  # the compilers' advice is no failure of a peer
 
@@ -40,8 +40,8 @@ KIND = Kind(
     plain=_step.PLAIN,
     reference=_step.reference,
     outcome=outcome,
-    gate=lambda provider, setting: provider.build(setting, _step.GATE),
-    timed=lambda provider, setting: provider.build(setting, _step.TIMED),
+    gate=lambda provider, setting: provider.build(setting, GATE),
+    timed=lambda provider, setting: provider.build(setting, TIMED),
     training=True,
 )
 WEIGHTS = {str(Setting(*step)): 3.0 if place < 2 else 1.0 for place, step in enumerate(STEPS)}

@@ -15,8 +15,8 @@ from _group import Group, Kind
 from _measure import Turns, order, percentile
 from _peers import TunedTowerNorm
 from _session import Session, read_rows
-from _settings import Setting
-from _step import GATE, TIMED, CapturedPeer, Ours, Peer, Provider
+from _settings import GATE, TIMED, Setting
+from _step import CapturedPeer, Ours, Peer, Provider
 from _tables import missing
 
 KIND = Kind(
