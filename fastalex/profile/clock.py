@@ -85,8 +85,8 @@ class Limits:
 
 
 def limits(device: torch.device, dtype: torch.dtype, clock: Clock) -> Limits:
-    """Measured in `dtype`; on a CPU the product also as a convolution of 1 x 1: torch's products and
-    convolutions come from two libraries there."""
+    """Measured in `dtype`; on a CPU the product also as a convolution of 1 x 1: products and
+    convolutions are of two libraries there."""
     side, size = (8192, 1 << 30) if clock.on_gpu else (2048, 1 << 28)
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product = clock.median(lambda: a @ b)
