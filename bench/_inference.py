@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from _machine import DEVICE, GPU
-from _peers import peer_of
+from _peers import TowerNorm, TunedTowerNorm, peer_of
 from _settings import Setting
 from _step import Provider, fresh
 from torch import Tensor, nn
@@ -32,10 +32,10 @@ class Answering:
     def __init__(
         self, setting: Setting, *, ours: bool, precision: str,
         layout: torch.memory_format = torch.channels_last,
-        compile: dict[str, Any] | None = None, graph: bool = False,
+        norm: Any = TowerNorm, compile: dict[str, Any] | None = None, graph: bool = False,
     ) -> None:  # fmt: skip
         model: nn.Module = fresh(setting, DROPOUT).to(DEVICE).eval()
-        model = model if ours else peer_of(model)  # pyright: ignore[reportArgumentType]
+        model = model if ours else peer_of(model, norm)  # pyright: ignore[reportArgumentType]
         model = model.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
         self.images = setting.images().contiguous(memory_format=layout)
         if precision == "cast":
@@ -98,7 +98,7 @@ def _provider(says: str, **options: Any) -> Provider:
 
 def _on_a_gpu() -> dict[str, Provider]:
     own = {"ours": True, "precision": "cast"}
-    peer = {"ours": False, "precision": "cast"}
+    peer = {"ours": False, "precision": "cast", "norm": TunedTowerNorm}
     quick = {"mode": "reduce-overhead"}
     return {
         "eager": _provider("autocast", ours=False, precision="bf16"),
@@ -118,6 +118,7 @@ def _on_a_gpu() -> dict[str, Provider]:
 
 def _on_a_cpu(setting: Setting) -> dict[str, Provider]:
     own, peer, default = {"ours": True}, {"ours": False}, torch.contiguous_format
+    tuned, by_hand = {**peer, "norm": TunedTowerNorm}, "the LRN tuned by hand"
     precision = setting.config.precision
     found = {
         "eager-bf16": _provider("bf16 autocast, channels_last", **peer, precision="bf16"),
@@ -126,16 +127,20 @@ def _on_a_cpu(setting: Setting) -> dict[str, Provider]:
         "fastalex-fp32": _provider("fp32, channels_last", **own, precision="fp32"),
         "eager": _provider("fp32, default layout", **peer, precision="fp32", layout=default),
         "eager-channels-last": _provider("fp32, channels_last", **peer, precision="fp32"),
-        "eager-cast": _provider("the model in bfloat16", **peer, precision="cast"),
-        "compile": _provider(
-            "torch.compile, fp32, channels_last", **peer, precision="fp32", compile={}
+        "eager-lrn": _provider(f"fp32, {by_hand}", **tuned, precision="fp32"),
+        "eager-cast": _provider(f"the model in bfloat16, {by_hand}", **tuned, precision="cast"),
+        "compile": _provider(f"compiled, fp32, {by_hand}", **tuned, precision="fp32", compile={}),
+        "compile-cast": _provider(
+            f"compiled, in bfloat16, {by_hand}", **tuned, precision="cast", compile={}
         ),
     }
     if precision == "fp32":  # where the CPU does not multiply bf16
-        for name in ("eager-bf16", "fastalex-cast", "fastalex-fp32", "eager-cast"):
+        for name in ("eager-bf16", "fastalex-cast", "fastalex-fp32", "eager-cast", "compile-cast"):
             del found[name]
     if setting.network != "demo":
-        del found["compile"]
+        found = {n: p for n, p in found.items() if not n.startswith("compile")}
+    if setting.network == "torchvision":
+        del found["eager-lrn"]
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from _machine import ROOT
 from _quotes import PLACES, put
-from _results import PARTS, RESULTS, best, compared, median, newest, ratio
+from _results import PARTS, RESULTS, best, compared, median, missing, newest, ratio
 from _tables import flops, markdown, missing, tables
 
 from fastalex import files
@@ -99,9 +99,13 @@ def headlines(name: str, parts: dict) -> list[str]:
         share = row["floor_s"] / median(row, own)
         lines.append(
             f"- {row['network']}, batch {row['batch']}, {what}: **{ratio(row):.2f}** to the best "
-            f"peer, {peer}; {share:.0%} of the limit"
+            f"peer{_but(row)}, {peer}; {share:.0%} of the limit"
         )
     return lines
+
+
+def _but(row: dict) -> str:
+    return f" (without {', '.join(missing(row))}, which have no time)" if missing(row) else ""
 
 
 def _part(name: str, part: dict, stem: str, page: Path) -> list[str]:

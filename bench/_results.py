@@ -133,6 +133,12 @@ def best(row: dict, ours: bool) -> str | None:
     return min(names, key=lambda name: median(row, name), default=None)
 
 
+def missing(row: dict) -> list[str]:
+    """The peers that have no time: with these the best might be another."""
+    names = {**row["failed"], **row["left_out"]}
+    return sorted(name for name in names if not name.startswith("fastalex"))
+
+
 def ratio(row: dict) -> float | None:
     """The best peer's time over the best of ours': above 1, fastalex is quicker."""
     own, peer = best(row, True), best(row, False)

@@ -15,13 +15,16 @@ import torch
 import torch.nn.functional as F
 from _gate import outcome
 from _machine import DEVICE, GPU
+from _measure import synchronize
 from _peers import TowerNorm, TunedTowerNorm, peer_of
 from _settings import GATE, Setting, Terms
 from torch import Tensor
 
 from fastalex import AlexNet
 from fastalex.train.device import arithmetic
+from fastalex.train.recorded import WARM_UP
 from fastalex.train.schedule import Rates
+from fastalex.train.staging import PLACES
 from fastalex.train.step import TrainStep
 
 
@@ -80,6 +83,9 @@ class Ours:
         self._images = setting.pixels() if wants_pixels else setting.images()
         self._changes = setting.changes() if wants_pixels else None
         self._labels, self._made = setting.labels(), 0
+        if GPU:
+            synchronize()  # the inputs' stream does not wait for what has made these
+            self._until_recorded()
 
     def step(self) -> Tensor:
         with self._train.inputs.stream():
@@ -87,6 +93,13 @@ class Ours:
         loss, _ = self._train.run(self._rates, self._made)
         self._made += 1
         return loss
+
+    def _until_recorded(self) -> None:
+        """Steps of rate 0, which leave weights and velocities: the gate is to see a replay."""
+        rates, self._rates = self._rates, Rates(0.0, 0.0, 0.0, 0.0)
+        for _ in range(WARM_UP + PLACES):
+            self.step()
+        self._rates = rates
 
     def weights(self) -> list[Tensor]:
         return [w.detach().float().clone() for w in self._train.weights().values()]
@@ -131,44 +144,6 @@ class Peer:
         return [w.detach().float().clone() for w in self.model.parameters()]
 
 
-class CapturedPeer:
-    """The compiled peer with the tuned norm: its whole step, the optimizer's in, one CUDA graph.
-
-    The batch is copied into the graph's buffers each time, as a data loader's would have to be.
-    """
-
-    def __init__(self, setting: Setting, terms: Terms) -> None:
-        self._peer = Peer(setting, terms, norm=TunedTowerNorm, compile={})
-        self._images, self._labels = self._peer.images.clone(), self._peer.labels.clone()
-        self._warm_up(terms.lr)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._captured = self._peer.step()
-
-    def _warm_up(self, lr: float) -> None:
-        """Makes momentum buffers and compiles; leaves weights and momentum as they began."""
-        optimizer, stream = self._peer.optimizer, torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        optimizer.param_groups[0]["lr"] = 0.0
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self._peer.step()
-        torch.cuda.current_stream().wait_stream(stream)
-        for state in optimizer.state.values():
-            state["momentum_buffer"].zero_()
-        optimizer.param_groups[0]["lr"] = lr
-        optimizer.zero_grad(set_to_none=True)
-
-    def step(self) -> Tensor:
-        self._peer.images.copy_(self._images)
-        self._peer.labels.copy_(self._labels)
-        self._graph.replay()
-        return self._captured
-
-    def weights(self) -> list[Tensor]:
-        return self._peer.weights()
-
-
 PLAIN = "eager" if GPU else "eager-bf16"
 """The provider whose error in half precision is the measure of the others'."""
 
@@ -179,6 +154,8 @@ def providers(setting: Setting) -> dict[str, Provider]:
 
 
 def _on_a_gpu(setting: Setting) -> dict[str, Provider]:
+    from _captured import CapturedPeer  # it is made of a Peer
+
     def peer(says: str, **options: Any) -> Provider:
         build = functools.partial(Peer, **options)
         mode = (options.get("compile") or {}).get("mode")
@@ -205,10 +182,11 @@ def _on_a_gpu(setting: Setting) -> dict[str, Provider]:
 def _on_a_cpu(setting: Setting) -> dict[str, Provider]:
     precision = setting.config.precision
     fp32, default = {"precision": "fp32"}, torch.contiguous_format
+    tuned = {"norm": TunedTowerNorm}
 
     def peer(says: str, **options: Any) -> Provider:
-        half = options.get("precision") == "bf16"
-        return Provider(says, functools.partial(Peer, **options), half=half)
+        half, compiled = options.get("precision") == "bf16", "compile" in options
+        return Provider(says, functools.partial(Peer, **options), half=half, compiled=compiled)
 
     found = {
         "eager-bf16": peer("bf16 autocast, channels_last, fused SGD", precision="bf16"),
@@ -218,15 +196,19 @@ def _on_a_cpu(setting: Setting) -> dict[str, Provider]:
         ),
         "eager": peer("as it comes: fp32, default layout", **fp32, layout=default, fused=False),
         "eager-channels-last": peer("fp32, channels_last, fused SGD", **fp32),
-        "compile": Provider(
-            "torch.compile, fp32, channels_last, fused SGD",
-            functools.partial(Peer, **fp32, compile={}), compiled=True,
+        "eager-lrn": peer("the same, the LRN tuned by hand", **fp32, **tuned),
+        "eager-lrn-bf16": peer("bf16 autocast, the LRN tuned by hand", precision="bf16", **tuned),
+        "compile": peer("torch.compile, fp32, the LRN tuned by hand", **fp32, **tuned, compile={}),
+        "compile-bf16": peer(
+            "torch.compile, bf16, the LRN tuned by hand", precision="bf16", **tuned, compile={}
         ),
     }  # fmt: skip
     if precision == "fp32":  # where the CPU does not multiply bf16
-        del found["eager-bf16"], found["fastalex-fp32"]
+        found = {n: p for n, p in found.items() if not n.endswith("bf16") and n != "fastalex-fp32"}
     if setting.network != "demo":
-        del found["compile"]
+        found = {n: p for n, p in found.items() if not n.startswith("compile")}
+    if setting.network == "torchvision":
+        found = {n: p for n, p in found.items() if "-lrn" not in n}
     return found
 
 

@@ -29,7 +29,7 @@ def ready(session: Session) -> Session:
         f"{setting} {name}"
         for setting in settings
         for name, provider in _step.providers(setting).items()
-        if (provider.compiled or provider.ours) and not provider.slow
+        if provider.compiled and not provider.ours and not provider.slow
     ]
     session.compile_ahead("step", names)
     return session

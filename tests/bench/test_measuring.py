@@ -11,12 +11,13 @@ import _step
 import _warm
 import pytest
 import torch
+from _captured import CapturedPeer
 from _group import Group, Kind
 from _measure import Turns, order, percentile
 from _peers import TunedTowerNorm
 from _session import Session, read_rows
 from _settings import GATE, TIMED, Setting
-from _step import CapturedPeer, Ours, Peer, Provider
+from _step import Ours, Peer, Provider
 from _tables import missing
 
 KIND = Kind(
