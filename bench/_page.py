@@ -8,7 +8,7 @@ from pathlib import Path
 
 from _machine import ROOT
 from _quotes import PLACES, put
-from _results import PARTS, RESULTS, best, compared, median, missing, newest, ratio
+from _results import PARTS, RESULTS, best, compared, median, newest, ratio, untimed
 from _tables import flops, markdown, missing, tables
 
 from fastalex import files
@@ -105,7 +105,7 @@ def headlines(name: str, parts: dict) -> list[str]:
 
 
 def _but(row: dict) -> str:
-    return f" (without {', '.join(missing(row))}, which have no time)" if missing(row) else ""
+    return f" (without {', '.join(untimed(row))}, which have no time)" if untimed(row) else ""
 
 
 def _part(name: str, part: dict, stem: str, page: Path) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from _machine import ROOT
-from _results import best, compared, median, missing, ratio
+from _results import best, compared, median, ratio, untimed
 from _tables import images_per_s, markdown
 
 Results = list[tuple[Path, dict]]
@@ -36,7 +36,7 @@ def _ratios(row: dict) -> tuple[str, str]:
     if own is None or peer is None:
         return "-", "-"
     eager = f"{median(row, 'eager') / median(row, own):.2f}" if "eager" in row["providers"] else "-"
-    of_these = f", without {', '.join(missing(row))}" if missing(row) else ""
+    of_these = f", without {', '.join(untimed(row))}" if untimed(row) else ""
     return f"{ratio(row):.2f} ({peer}{of_these})", eager
 
 

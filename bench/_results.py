@@ -133,7 +133,7 @@ def best(row: dict, ours: bool) -> str | None:
     return min(names, key=lambda name: median(row, name), default=None)
 
 
-def missing(row: dict) -> list[str]:
+def untimed(row: dict) -> list[str]:
     """The peers that have no time: with these the best might be another."""
     names = {**row["failed"], **row["left_out"]}
     return sorted(name for name in names if not name.startswith("fastalex"))
