@@ -30,6 +30,10 @@ class Changes:
     """(n,) int32."""
     std: float
 
+    def tensors(self) -> list[Tensor]:
+        given = (self.mean, self.lighting, self.corner, self.flip)
+        return [tensor for tensor in given if tensor is not None]
+
     def of(
         self,
         pixels: Tensor,

@@ -73,6 +73,14 @@ class MomentumSGD(torch.optim.Optimizer):
                 self._update(whole, whole, [], group)
         return loss
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As any optimizer's, but velocities of half parameters stay float32: torch rounds them."""
+        super().load_state_dict(state_dict)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for i, state in state_dict["state"].items():
+            if (master := self.masters.get(parameters[i])) is not None:
+                self.state[parameters[i]]["velocity"] = state["velocity"].to(master, copy=True)
+
     def velocity(self, parameter: Tensor) -> Tensor:
         """The parameter's, in float32 where it has a master; zero before its first step."""
         state = self.state[parameter]

@@ -7,8 +7,9 @@ step (images, learning rates, the dropout's key) has to lie in tensors, and noth
 for the device.
 """
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -57,13 +58,20 @@ class Recorded:
 
     def _record(self, key: tuple[int, ...], arguments: tuple[Tensor, ...]) -> bool:
         graph = torch.cuda.CUDAGraph()
+        current = torch.cuda.current_stream(self._stream.device)
         try:
-            # The decoder's threads may allocate meanwhile.
-            with torch.cuda.graph(
-                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            with (
+                _own_workspaces(),
+                torch.cuda.graph(
+                    graph,
+                    pool=self._pool,
+                    stream=self._stream,
+                    capture_error_mode="thread_local",  # the decoder's threads may allocate meanwhile
+                ),
             ):
                 result = self._function(*arguments)
         except RuntimeError as error:
+            torch.cuda.set_stream(current)  # a capture that fails at its end leaves its own
             self._gave_up = True
             print(
                 "warning: the step cannot be recorded as a CUDA graph and goes on without, slower "
@@ -74,3 +82,16 @@ class Recorded:
         self._pool = graph.pool()
         self._graphs[key] = graph, result
         return True
+
+
+@contextlib.contextmanager
+def _own_workspaces() -> Iterator[None]:
+    """cuBLAS asks for its workspaces anew, within and after: a graph that knew the ordinary ones
+    would write to them when others, such as torch.compile's CUDA graphs, have given them back."""
+    clear = torch._C._cuda_clearCublasWorkspaces
+    torch.cuda.synchronize()
+    clear()
+    try:
+        yield
+    finally:
+        clear()

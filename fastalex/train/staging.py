@@ -96,7 +96,8 @@ class Places:
             self._write(place.images, images, changes)
             place.labels.copy_(labels)
             place.filled.record(self._stream)
-        for source in (images, labels):  # may be let go before it is read
+        given = (images, labels) if changes is None else (images, labels, *changes.tensors())
+        for source in given:  # may be let go before it is read
             source.record_stream(self._stream)
         self._put += 1
 

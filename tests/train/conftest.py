@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from fastalex.data import Dataset
-from fastalex.train import TrainConfig, train
+from fastalex.train.config import TrainConfig
 
 SMALL = TrainConfig(
     width=0.05, init="he", input_std=64.0, batch_size=8, epochs=2, lr=0.01, schedule="constant",
@@ -23,6 +23,8 @@ def dataset(prepared: Path) -> Dataset:
 @pytest.fixture(scope="module")
 def finished(dataset, tmp_path_factory) -> Path:
     """A run of SMALL, 2 passes of 6 steps, never interrupted."""
+    from fastalex.train import train  # needs DALI, which the tests of a step do not
+
     run = tmp_path_factory.mktemp("runs") / "finished"
     train(SMALL, dataset, run)
     return run

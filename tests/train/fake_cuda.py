@@ -53,10 +53,22 @@ class Streams:
         monkeypatch.setattr(torch.cuda, "Stream", Stream)
         monkeypatch.setattr(torch.cuda, "Event", Event)
         monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-        monkeypatch.setattr(torch.cuda, "graph", capture)
+        monkeypatch.setattr(torch.cuda, "graph", self.capture)
         monkeypatch.setattr(torch.cuda, "stream", self.on)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self.current)
-        monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
+        monkeypatch.setattr(
+            torch.cuda, "set_stream", lambda stream: setattr(self, "current", stream)
+        )
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+        self.read_by = []  # (address, stream) that the allocator was told of
+        monkeypatch.setattr(
+            torch.Tensor, "record_stream", lambda x, s: self.read_by.append((x.data_ptr(), s))
+        )
+        self.cleared = []  # how many captures there had been
+        monkeypatch.setattr(
+            torch._C, "_cuda_clearCublasWorkspaces",
+            lambda: self.cleared.append(Graph.captures), raising=False,
+        )  # fmt: skip
 
     @contextlib.contextmanager
     def on(self, stream):
@@ -65,6 +77,21 @@ class Streams:
             yield
         finally:
             self.current = before
+
+    @contextlib.contextmanager
+    def capture(self, graph, pool=None, stream=None, capture_error_mode="global"):
+        """One that fails at its end leaves its stream current, as torch's does."""
+        assert capture_error_mode == "thread_local"
+        assert stream is not None
+        assert (pool is None) == (Graph.captures == 0), "graphs of one step share their memory"
+        Graph.captures += 1
+        before, self.current = self.current, stream
+        noting = _Noting(graph)
+        with noting:
+            yield
+        self.current = before
+        with torch.no_grad():
+            noting.undo()
 
 
 class Graph:
@@ -113,15 +140,3 @@ class _Noting(TorchDispatchMode):
     def undo(self):
         for tensor, before in self.before.values():
             tensor.copy_(before)
-
-
-@contextlib.contextmanager
-def capture(graph, pool=None, stream=None, capture_error_mode="global"):
-    assert capture_error_mode == "thread_local"
-    assert stream is not None
-    Graph.captures += 1
-    noting = _Noting(graph)
-    with noting:
-        yield
-    with torch.no_grad():
-        noting.undo()

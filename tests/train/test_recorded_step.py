@@ -13,7 +13,7 @@ import torch
 
 from fastalex.data.batch import Changes
 from fastalex.model.blocks import Blocks, take_blocks
-from fastalex.train import recorded, train
+from fastalex.train import train
 from fastalex.train.build import build_model
 from fastalex.train.recipes import recipe
 from fastalex.train.recorded import Recorded
@@ -78,6 +78,7 @@ def test_what_cannot_be_recorded_is_called(streams, capsys):
     assert [run(torch.tensor(float(i))).item() for i in range(6)] == [1, 2, 3, 4, 5, 6]
     assert calls == [0, 1, 2, 3, 4, 5]
     said = capsys.readouterr().err
+    assert streams.current is streams.main
     assert said.count("cannot be recorded as a CUDA graph") == 1
     assert "not permitted" in said
     assert fake_cuda.Graph.captures == 1
@@ -86,7 +87,7 @@ def test_what_cannot_be_recorded_is_called(streams, capsys):
 def test_warm_up_is_ordered_behind_and_before_the_caller(streams):
     seen = []
     run = Recorded(lambda x: seen.append((streams.current, streams.current.act())) or x, CPU)
-    for _ in range(recorded.WARM_UP):
+    for _ in range(3):
         before = streams.main.act()
         run(torch.zeros(1))
         stream, act = seen[-1]
@@ -125,6 +126,41 @@ def test_a_place_is_written_while_the_step_before_runs_and_not_while_it_is_read(
             steps.append(streams.main.act())
         addresses.append(address)
     assert len(set(addresses)) == 2
+
+
+def test_cublas_has_workspaces_of_the_graphs_own(streams):
+    """Those of before may be given back by others; those within are not used outside."""
+    run = Recorded(lambda x: x + 1, CPU)
+    x = torch.zeros(1)
+    for _ in range(3):
+        run(x)
+    assert not streams.cleared
+    run(x)
+    assert streams.cleared == [0, 1]
+    run(x)
+    assert streams.cleared == [0, 1]
+
+
+def test_the_allocator_is_told_of_what_the_other_stream_reads(streams):
+    places = Places(CPU, torch.float32, None)
+    images, labels = batch(0)
+    places.put(images, labels, None)
+    told = [images.data_ptr(), labels.data_ptr()]
+    assert streams.read_by == [(address, places._stream) for address in told]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_on_a_gpu_a_step_wants_blocks_in_its_precision(streams, precision):
+    config = replace(SMALL, precision=precision)
+    step = TrainStep(build_model(config, 4), replace(config, precision="fp32"), CPU)
+    step.config, step._device = config, torch.device("cuda")
+    places = step._make_inputs()
+    assert isinstance(places, Places)
+    assert places.wants_pixels
+    assert places._dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}.get(
+        precision, torch.float32
+    )
+    assert places._blocks == Blocks(4, (0, 4))
 
 
 def test_a_batch_of_the_callers_stream_is_there_when_it_is_read(streams):
@@ -183,7 +219,15 @@ def test_a_whole_run_through_the_places_is_the_plain_run(
 ):
     """DALI's pixels, a stream of its own, recorded steps, validations in between."""
 
-    places = Places(CPU, torch.float32, None)
+    places, put = Places(CPU, torch.float32, None), Places.put
+
+    def watched(self, images, labels, changes):
+        assert images.dtype == torch.uint8
+        assert changes is not None
+        assert streams.current is self._stream
+        put(self, images, labels, changes)
+
+    monkeypatch.setattr(Places, "put", watched)
     monkeypatch.setattr(TrainStep, "_make_inputs", lambda step: places)
     monkeypatch.setattr(TrainStep, "_make_recorded", lambda step, _: Recorded(step._numbers, CPU))
     train(RUN, dataset, tmp_path / "run")

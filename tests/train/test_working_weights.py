@@ -1,5 +1,6 @@
 """bfloat16 working weights: the numbers of autocast, float32 masters in whatever is saved."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,12 +74,44 @@ def test_what_is_saved_is_the_masters_and_goes_on_from_them():
     assert all(second.network.masters[p] is master for p, master in masters.items())
 
 
+def test_the_optimizers_own_state_keeps_float32():
+    """Where a script saves it: torch would round velocities to the dtype of the parameters."""
+    master = torch.randn(50)
+    parameter = torch.nn.Parameter(master.bfloat16())
+
+    def optimizer():
+        return MomentumSGD([parameter], lr=0.1, masters={parameter: master})
+
+    first, second = optimizer(), optimizer()
+    parameter.grad = torch.randn(50).bfloat16()
+    first.step()
+    assert torch.equal(parameter, master.bfloat16())
+    second.load_state_dict(first.state_dict())
+    assert second.velocity(parameter).dtype == torch.float32
+    assert torch.equal(second.velocity(parameter), first.velocity(parameter))
+    assert second.velocity(parameter) is not first.velocity(parameter)
+
+
 def test_fp32_and_fp16_have_none():
     for precision in ("fp32", "fp16"):
         config = replace(SMALL, precision=precision)
         step = TrainStep(build_model(config, 4), config, CPU)
         assert not step.network.masters
         assert all(p.dtype == torch.float32 for p in step.model.parameters())
+
+
+def test_a_state_is_loaded_into_the_tensors_that_are_there():
+    """A recorded step knows no others."""
+    step = TrainStep(build_model(SMALL, 4), SMALL, CPU)
+    train(step, range(2))
+    state = step.state_dict()
+    state = {key: copy.deepcopy(value) for key, value in state.items()}
+    parameters = list(step.model.parameters())
+    held = [step.optimizer.velocity(p).data_ptr() for p in parameters]
+    held += [p.data_ptr() for p in parameters]
+    step.load_state_dict(state, Path())
+    now = [step.optimizer.velocity(p).data_ptr() for p in parameters]
+    assert now + [p.data_ptr() for p in parameters] == held
 
 
 def test_halving_keeps_masters_and_batch_norm():
