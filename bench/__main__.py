@@ -8,7 +8,8 @@ Run it in the repository's root, on a machine that does nothing else; it needs `
 '.[train,test]'`, and `data`'s JPEG tier DALI. On a GPU it first runs the tests that only a GPU can
 run, and stops where one fails. It writes bench/results/DEVICE-DATE.json after each part, so that a
 kill loses one part at most; run again the same day it replaces the parts it measures. Then it
-prints the tables and redraws docs/performance.md from the JSON files alone.
+prints the tables and redraws docs/performance.md and the tables that README and docs/data.md quote
+from the JSON files alone: `git checkout` takes a trial back.
 
     step        a whole training step: two networks, batches 128 to 2048 (on a CPU: the demo's and
                 both networks at 16), every usual way to run it in PyTorch; gated, in turns
@@ -52,7 +53,7 @@ def main() -> int:
         suite.run()
     except KeyboardInterrupt:
         suite.failures.append("interrupted")
-    if path.exists() and (result := load(path)):
+    if path.exists() and "interrupted" not in suite.failures and (result := load(path)):
         print(text(result, names))
     report(redraw())
     if not options.parts and "gpus" not in names:

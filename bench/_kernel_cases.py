@@ -52,6 +52,7 @@ _LAYERS: list[tuple[str, str, tuple[str, ...], Callable[[int], Work]]] = [
     ("torchvision", "pool1", BOTH, partial(pool, 64, 55)),
     ("torchvision", "pool2", BOTH, partial(pool, 192, 27)),
     ("paper", "conv1", FIRST, partial(conv, 3, 227, 96, 11, 4, 0, 1)),
+    ("paper", "conv1-in-blocks", FIRST, partial(conv, 48, 57, 96, 3, 1, 0, 1)),
     ("paper", "conv2", ALL, partial(conv, 96, 27, 256, 5, 1, 2, 2)),
     ("paper", "conv3", ALL, partial(conv, 256, 13, 384, 3, 1, 1, 1)),
     ("paper", "conv4", ALL, partial(conv, 384, 13, 384, 3, 1, 1, 2)),
@@ -67,8 +68,8 @@ _LAYERS: list[tuple[str, str, tuple[str, ...], Callable[[int], Work]]] = [
     ("paper", "relu+dropout", BOTH, partial(dropout, False, False)),
     ("paper", "relu+keyed-dropout", BOTH, partial(dropout, False, True)),
     ("torchvision", "relu+dropout", BOTH, partial(dropout, True, False)),
-    ("both", "images", ("forward",), partial(images, 224, 1)),
-    ("both", "images-in-blocks", ("forward",), partial(images, 224, 4)),
+    ("both", "images", ("forward",), partial(images, 224, 1, (0, 0))),
+    ("both", "images-in-blocks", ("forward",), partial(images, 224, 4, (0, 4))),
 ]
 _STEPS: list[tuple[str, str, tuple[str, ...], Callable[[int], Work]]] = [
     ("paper", "sgd", ("step",), partial(sgd, "paper", False)),

@@ -176,7 +176,7 @@ def sgd(network: str, halves: bool, batch: int) -> Work:
     return Step(lists, providers, passes, reference)
 
 
-def images(side: int, blocks: int, batch: int) -> Work:
+def images(side: int, blocks: int, padding: tuple[int, int], batch: int) -> Work:
     x = torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8, device=DEVICE)
     mean = torch.full((256, 256, 3), 120.0, device=DEVICE)
     lighting = torch.randn(batch, 3, device=DEVICE)
@@ -185,8 +185,9 @@ def images(side: int, blocks: int, batch: int) -> Work:
 
     def op(x: Tensor, mean: Tensor, lighting: Tensor) -> Tensor:
         return kernels.images(
-            x, mean, lighting, corner=corner, flip=flip, dtype=DTYPE, space_to_depth=blocks
-        )
+            x, mean, lighting, corner=corner, flip=flip, dtype=DTYPE, space_to_depth=blocks,
+            padding=padding,
+        )  # fmt: skip
 
     providers = ours(op, GPU) | {"torch": within("aten", op)}
     if GPU:

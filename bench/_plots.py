@@ -28,7 +28,7 @@ STEP_LAYERS = {
     "conv1": 1, "relu+norm1+pool1": 1, "conv2": 1, "relu+norm2+pool2": 1, "conv3": 1, "conv4": 1,
     "conv5": 1, "pool5": 1, "fc6": 1, "fc7": 1, "relu+keyed-dropout": 2, "fc8": 1, "sgd": 1,
 }  # fmt: skip
-"""What the paper's step runs, and how often. In half precision sgd-halves stands for sgd."""
+"""What the paper's step runs, and how often; `step_rows` says what a GPU's runs instead."""
 KINDS = {
     "conv": ("#2471a3", "convolution"), "norm": (OURS, "norm + pool"), "pool": ("#d68910", "pool"),
     "fc": ("#1e8449", "fully connected"), "other": ("#34495e", "dropout, sgd"),
@@ -132,8 +132,8 @@ def step_rows(part: dict) -> dict[str, list[dict]]:
     found = {}
     for layer in STEP_LAYERS:
         name = layer
-        if layer == "sgd" and any(row["precision"] == "bf16" for row in rows):
-            name = "sgd-halves"
+        if any(row["precision"] == "bf16" for row in rows):  # as a GPU's step runs them
+            name = {"sgd": "sgd-halves", "conv1": "conv1-in-blocks"}.get(layer, layer)
         its = [row for row in rows if row["layer"] == name and row["batch"] in (0, largest)]
         if its:
             found[layer] = its
@@ -162,7 +162,9 @@ def _ops(part: dict) -> Any:
     axis.set_xlim(0, 1.12 * max(axis.get_xlim()[1], *map(sum, spent.values())))
     axis.set_xlabel("ms; in per cent: share of the sum")
     batch = max(row["batch"] for rows in layers.values() for row in rows)
-    axis.set_title(f"the paper's step by op, batch {batch}: {time(total / 1e3)}, each op alone")
+    absent = [layer for layer in STEP_LAYERS if layer not in layers]
+    but = f" (without {', '.join(absent)}: no time)" if absent else ""
+    axis.set_title(f"the paper's step by op{but}, batch {batch}: {time(total / 1e3)}, each alone")
     used = [p for p in PASSES if any(row["which"] == p for rows in layers.values() for row in rows)]
     handles = [plt.Rectangle((0, 0), 1, 1, color=PASSES[which]) for which in used]
     handles.append(plt.Line2D([], [], color=LIMIT, linewidth=2.2))

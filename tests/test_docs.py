@@ -36,6 +36,11 @@ def test_options_of_our_commands_exist(path):
         assert set(re.findall(r"--[a-z][a-z-]+", line)) <= known, line
 
 
+@pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "CHANGELOG.md"], ids=lambda path: path.name)
+def test_no_conflict_is_left(path):
+    assert not re.search(r"^(<{7}|>{7}) ", path.read_text(), re.MULTILINE)
+
+
 def test_ci_runs_the_test_command_of_the_readme():
     readme = (ROOT / "README.md").read_text()
     command = re.search(r"<!-- the test command -->\n```bash\n(.*)\n```", readme)

@@ -91,7 +91,10 @@ def _recipe_for(variant: Any, device: torch.device) -> TrainConfig:
 def _model(config: TrainConfig, run: Path) -> AlexNet:
     """With the run's weights; before it has any, and for a variant, as initialised."""
     path = run / WEIGHTS
-    if str(run) in VARIANTS or not path.is_file():
+    variant = str(run) in VARIANTS
+    if not variant and not path.is_file():
+        print(f"{run} has no weights yet: random ones stand in; times do not depend on them")
+    if variant or not path.is_file():
         return build_model(config, 10 if config.recipe == "demo" and config.data is None else 1000)
     try:
         state = load_file(path)

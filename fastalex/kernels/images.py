@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fastalex.kernels._choice import choose
 from fastalex.kernels._images import _images_kernel
-from fastalex.kernels._launch import DTYPES, public, route, wrap_triton
+from fastalex.kernels._launch import DTYPES, pair, public, route, wrap_triton
 from fastalex.kernels._triton import triton
 
 IMAGES, BLOCK = 8, 512
@@ -48,7 +48,13 @@ def images(
     padding: tuple[int, int] = (0, 0),
     out: Tensor | None = None,
 ) -> Tensor:
-    """Pixels, less their mean, mirrored, lit and scaled, as this module's formula has it.
+    """Pixels, less their mean, mirrored, lit and scaled, and cut into blocks:
+
+        y[b, c, h, w] = (x[b, h, w', c] - m[h + top_b, w' + left_b, c] + l[b, c]) / std
+        y2[b, (i * s + j) * 3 + c, h, w] = y[b, c, s * h + i - p, s * w + j - p], 0 beyond the image
+
+    w' is w, counted from the right in mirrored images; y2 is what is returned, y where s is 1. Its
+    channels come by place in the block, then colour (torch's pixel_unshuffle has the colour first).
 
     Args:
         input: (B, H, W, 3) uint8.
@@ -60,14 +66,15 @@ def images(
         flip: (B,) which images to mirror once the mean is subtracted; None for none of them.
         std: divides the result.
         dtype: of the output.
-        space_to_depth: s of the formula.
-        padding: p and q of the formula: rows of zeros above and below, columns left and right.
-        out: where to put the result, of its shape and layout; its dtype counts, not `dtype`.
+        space_to_depth: s, the side of a block.
+        padding: (p, q): p zeros above and to the left, q below and to the right.
+        out: where to put the result, of its shape, in channels_last; its dtype counts, not `dtype`.
     Returns: (B, 3 * s * s, ceil((H + p + q) / s), ceil((W + p + q) / s)), channels_last.
     Raises:
-        TypeError: `input` is not uint8, `corner` not integers, or `dtype` not of floating point.
-        ValueError: shapes or devices that do not fit; `std` or `space_to_depth` not above zero,
-            `padding` below.
+        TypeError: `input` is not uint8, `corner`, `space_to_depth` or `padding` not integers, or
+            the dtype of the output not of floating point.
+        ValueError: shapes, layouts or devices that do not fit; `std` or `space_to_depth` not above
+            zero, `padding` below.
     """
     dtype = dtype if out is None else out.dtype
     _check(input, mean, lighting, corner, flip, std, dtype, space_to_depth, padding)
@@ -113,7 +120,8 @@ def _check(
 ) -> None:
     if input.dtype != torch.uint8 or not dtype.is_floating_point:
         raise TypeError(
-            f"images: `input` must be uint8 and `dtype` floating point, got {input.dtype}, {dtype}"
+            "images: `input` must be uint8 and the output's dtype floating point, got "
+            f"{input.dtype} and {dtype}"
         )
     if input.dim() != 4 or input.shape[3] != 3:
         raise ValueError(f"images: `input` must be (B, H, W, 3), got {tuple(input.shape)}")
@@ -134,6 +142,11 @@ def _check(
     devices = {str(x.device) for x in (input, mean, lighting, corner, flip) if x is not None}
     if len(devices) > 1:
         raise ValueError(f"images: all tensors must be on one device, got {sorted(devices)}")
+    if pair(padding) != padding or type(space_to_depth) is not int:
+        raise TypeError(
+            f"images: `space_to_depth` must be an integer and `padding` a pair of them, got "
+            f"{space_to_depth} and {padding}"
+        )
     if not std > 0 or space_to_depth < 1 or min(padding) < 0:
         raise ValueError(
             f"images: `std` must be above 0, `space_to_depth` at least 1, `padding` not negative, "

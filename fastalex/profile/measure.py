@@ -15,6 +15,7 @@ from torch import Tensor
 
 import fastalex
 from fastalex import kernels
+from fastalex.data.batch import Changes
 from fastalex.model import AlexNet
 from fastalex.profile.clock import Clock, Limits, limits
 from fastalex.profile.units import Cost, Unit, optimizer_cost, units
@@ -107,7 +108,7 @@ def profile(config: TrainConfig, model: AlexNet, device: torch.device) -> Profil
         found = list(units(step.model, *own, config.label_smoothing, dtype.itemsize))
     rows = [_row(unit.name, unit.costs, _unit_ms(unit, clock, context), bounds) for unit in found]
     del found  # and the activations with it
-    step_ms = _step_ms(step, images, labels, clock)
+    step_ms = _step_ms(step, *_staged(step, images, labels), clock)
     cost = optimizer_cost(sum(p.numel() for p in step.model.parameters()))
     update = {"update": _optimizer_ms(step, clock)}
     rows.append(_row("optimizer", {"update": cost}, update, bounds))
@@ -143,12 +144,35 @@ def _unit_ms(unit: Unit, clock: Clock, context: Callable[[], Any]) -> dict[str, 
     return {"forward": there, "backward": back}
 
 
-def _step_ms(step: TrainStep, images: Tensor, labels: Tensor, clock: Clock) -> float:
+def _staged(
+    step: TrainStep, images: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, Changes | None]:
+    """The batch as the data pipeline hands it to the step: on a GPU as decoded pixels."""
+    if not step.inputs.wants_pixels:
+        return images, labels, None
+    n, side, device = len(images), images.shape[-1], images.device
+    pixels = torch.randint(0, 256, (n, side, side, 3), dtype=torch.uint8, device=device)
+    changes = Changes(
+        mean=torch.full((3,), 120.0, device=device),
+        lighting=torch.zeros(n, 3, device=device),
+        corner=None,
+        flip=torch.zeros(n, dtype=torch.int32, device=device),
+        std=input_format(step.config).std,
+    )
+    torch.cuda.synchronize(device)  # the inputs' stream does not wait for what has made these
+    return pixels, labels, changes
+
+
+def _step_ms(
+    step: TrainStep, images: Tensor, labels: Tensor, changes: Changes | None, clock: Clock
+) -> float:
     made = 0
 
     def call() -> None:
         nonlocal made
-        step(images, labels, _STILL, made)
+        with step.inputs.stream():
+            step.inputs.put(images, labels, changes)
+        step.run(_STILL, made)
         made += 1
 
     warm = [clock.once(call)[0] for _ in range(_WARM_UP["cuda" if clock.on_gpu else "cpu"])]

@@ -9,6 +9,9 @@ _HEAD = (
     "unit", "forward ms", "backward ms", "both ms", "share", "GFLOP", "MB", "limit ms", "of limit"
 )  # fmt: skip
 
+BUSY = 2.0
+"""Rows and step further apart than this factor are not of an idle machine."""
+
 
 def table(profile: Profile) -> str:
     """What was profiled, its rows, the whole step, and in a sentence why the two sums differ."""
@@ -88,8 +91,9 @@ def _aligned(lines: list[tuple[str, ...]]) -> list[str]:
 
 def _difference(profile: Profile, total: float) -> str:
     step, config = profile.step_ms, profile.config
+    on_cpu = profile.device.startswith("the CPU")
     apart = f"{abs(step - total):,.1f} ms ({_percent(abs(step / total - 1))} of the rows' sum)"
-    if step >= total and profile.device.startswith("the CPU"):
+    if step >= total and on_cpu:
         why = "what lies between the rows, and the noise of the machine"
     elif step >= total:
         why = "launches, which the rows hide, and what lies between the rows"
@@ -97,6 +101,11 @@ def _difference(profile: Profile, total: float) -> str:
         why = "what torch.compile joins across rows, and what overlaps or stays in a cache"
     else:
         why = "what stays in a cache from one row to the next, and the noise of the machine"
+    if on_cpu and max(step, total) > BUSY * min(step, total):
+        why += (
+            ". That much apart, do not trust the shares: something else uses this machine; try "
+            "again when it is idle, or with one thread (OMP_NUM_THREADS=1)"
+        )
     text = (
         f"The whole step, as the trainer runs it, makes {config.batch_size / step * 1e3:,.0f} "
         f"images/s; it takes {apart} {'more' if step >= total else 'less'} than its rows, "

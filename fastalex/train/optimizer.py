@@ -27,10 +27,12 @@ class MomentumSGD(torch.optim.Optimizer):
         momentum: share of the velocity kept at each step.
         weight_decay: L2 coefficient; it acts through the velocity and is scaled by `lr`.
         masters: by parameter, the float32 weight that it is a rounded copy of: a step updates that,
-            and rounds it into the parameter. They are not part of the state_dict.
+            and rounds it into the parameter, whatever had been put there. They are not part of the
+            state_dict: save them beside it, and copy them back in place.
 
     Raises:
-        UsageError: a negative `lr` or `weight_decay`, or a `momentum` outside [0, 1).
+        UsageError: a negative `lr` or `weight_decay`, a `momentum` outside [0, 1), or a master that
+            is not float32, not of its parameter's shape, or not of a parameter given.
     """
 
     def __init__(
@@ -51,6 +53,14 @@ class MomentumSGD(torch.optim.Optimizer):
             )
         self.masters = dict(masters or {})
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        given = {p for group in self.param_groups for p in group["params"]}
+        for parameter, master in self.masters.items():
+            fits = parameter in given and master.shape == parameter.shape
+            if not fits or master.dtype != torch.float32:
+                raise UsageError(
+                    "MomentumSGD: a master in `masters` must be float32 and stand beside one of "
+                    f"`params`, in its shape; got {master.dtype} of {tuple(master.shape)}"
+                )
         for group in self.param_groups:
             for parameter in group["params"]:  # a first step that makes them would compile twice
                 if parameter.requires_grad:

@@ -66,7 +66,7 @@ class Recorded:
                     graph,
                     pool=self._pool,
                     stream=self._stream,
-                    capture_error_mode="thread_local",  # the decoder's threads may allocate meanwhile
+                    capture_error_mode="thread_local",  # the decoder's threads may allocate
                 ),
             ):
                 result = self._function(*arguments)

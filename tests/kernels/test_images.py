@@ -226,6 +226,9 @@ def test_refuses(device):
             images(x, mean, **{name: value})
     with pytest.raises(ValueError, match="`std` must be above 0"):
         images(x, mean, std=0.0)
+    for wrong in ({"padding": 2}, {"padding": (1.0, 2)}, {"space_to_depth": 2.0}):
+        with pytest.raises(TypeError, match="`padding` a pair of them"):
+            images(x, mean, **wrong)
     with pytest.raises(ValueError, match="`padding` not negative"):
         images(x, mean, padding=(0, -1))
     for out in (torch.empty(2, 3, 4, 5), torch.empty(2, 4, 6, 3).permute(0, 3, 1, 2)):

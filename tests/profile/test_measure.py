@@ -16,6 +16,7 @@ from fastalex.profile.units import Cost, Unit
 from fastalex.train import TrainConfig
 from fastalex.train.build import build_model
 from fastalex.train.schedule import Rates
+from fastalex.train.step import TrainStep
 
 CPU = torch.device("cpu")
 SMALL = TrainConfig(width=0.05, batch_size=2, precision="fp32", compile=False, dropout=0.25)
@@ -79,9 +80,48 @@ def test_backward_is_timed_with_all_gradients():
 
 def test_whole_steps_are_warmed_up_and_numbered():
     seen, calls = Recorder(), []
-    ms = measure._step_ms(lambda *given: calls.append(given), 1, 2, seen)
+
+    class Step:
+        """Notes the order: the inputs' stream, what is put within it, the step."""
+
+        def __init__(self):
+            self.inputs = self
+
+        @contextlib.contextmanager
+        def stream(self):
+            calls.append("in")
+            yield
+            calls.append("out")
+
+        def put(self, *batch):
+            calls.append(batch)
+
+        def run(self, rates, number):
+            calls.append((rates, number))
+
+    ms = measure._step_ms(Step(), 1, 2, 3, seen)
     assert (ms, len(seen.results)) == (1.0, 1 + 1)
-    assert calls == [(1, 2, Rates(0.0, 0.0, 0.0, 0.0), number) for number in range(1 + 1)]
+    still = Rates(0.0, 0.0, 0.0, 0.0)
+    assert calls == [x for n in range(1 + 1) for x in ("in", (1, 2, 3), "out", (still, n))]
+
+
+def test_a_step_that_wants_pixels_is_given_them(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    step = TrainStep(build_model(SMALL, 10), SMALL, CPU)
+    images, labels = torch.zeros(3, 3, 40, 40), torch.arange(3)
+    assert measure._staged(step, images, labels) == (images, labels, None)
+    step.inputs.wants_pixels = True
+    pixels, same, changes = measure._staged(step, images, labels)
+    assert same is labels
+    assert (pixels.dtype, pixels.shape) == (torch.uint8, (3, 40, 40, 3))
+    assert changes.of(pixels).shape == images.shape
+
+
+def test_a_busy_machine_is_named(quick):
+    found = profile(SMALL, build_model(SMALL, 10), CPU)
+    rows = sum(row.ms for row in found.rows)
+    assert "do not trust the shares" in " ".join(table(replace(found, step_ms=rows / 3)).split())
+    assert "do not trust the shares" not in " ".join(table(replace(found, step_ms=rows)).split())
 
 
 def test_the_limit_is_the_larger_of_arithmetic_and_traffic():

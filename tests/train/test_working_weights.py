@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from fastalex.errors import UsageError
 from fastalex.train.build import build_model
 from fastalex.train.optimizer import MomentumSGD
 from fastalex.train.recipes import recipe
@@ -98,6 +99,13 @@ def test_fp32_and_fp16_have_none():
         step = TrainStep(build_model(config, 4), config, CPU)
         assert not step.network.masters
         assert all(p.dtype == torch.float32 for p in step.model.parameters())
+
+
+def test_masters_that_do_not_fit_are_refused():
+    w = torch.nn.Parameter(torch.randn(5).bfloat16())
+    for key, master in ((w, w.detach()), (w, torch.zeros(4)), ("w", torch.zeros(5))):
+        with pytest.raises(UsageError, match="a master in `masters` must be float32"):
+            MomentumSGD([w], masters={key: master})
 
 
 def test_a_state_is_loaded_into_the_tensors_that_are_there():
