@@ -59,6 +59,8 @@ class FusedSequential(nn.Sequential):
     ) -> Iterator[tuple[range, Callable[[torch.Tensor], torch.Tensor], torch.Tensor]]:
         """What `forward` does to `input`, op by op, for whoever wants to time or watch the ops.
 
+        Each op runs here, too, to find the next one's input: batch norm counts that.
+
         Yields: the numbers of the modules that an op stands for, the op, and what it is given.
         """
         modules: list[Any] = list(self._modules.values())
