@@ -26,8 +26,8 @@ from fastalex.train.working_weights import halve
 
 BUCKET_MB = 25
 """DistributedDataParallel's bucket. It never divides a parameter, so at full width the buckets are
-fc8 (16 MB in float32), fc7 (67), fc6 (151) and all convolutions (9): the three that matter leave as soon as
-each is there, and the convolutions' backward, most of the step, hides them."""
+fc8 (16 MB in float32), fc7 (67), fc6 (151) and all convolutions (9): the three that matter leave as
+soon as each is there, and the convolutions' backward, most of the step, hides them."""
 
 
 class Network:
