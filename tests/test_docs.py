@@ -74,7 +74,8 @@ def test_the_readmes_ratios_are_medians_over_medians():
         }
         own = min(spent for who, spent in medians.items() if row["providers"][who]["ours"])
         cells = rows(text)[f"{row['network']}, training step, batch {row['batch']}"]
-        peer = re.search(r"\((.+)\)", cells[0])[1]
+        peer, *without = re.findall(r"[\w-]+", re.search(r"\((.+)\)", cells[0])[1])
+        assert set(without[1:]) == {*row["failed"], *row["left_out"]}, "without these"
         theirs = {w: spent for w, spent in medians.items() if not row["providers"][w]["ours"]}
         assert medians[peer] == pytest.approx(min(theirs.values()), rel=1e-4)
         assert float(cells[0].split()[0]) == pytest.approx(medians[peer] / own, abs=0.006)
