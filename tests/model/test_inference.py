@@ -52,6 +52,33 @@ def layers(dropout, bias=True):
     return [nn.Linear(8, 6, bias=bias), nn.ReLU(), dropout, nn.Linear(6, 2)]
 
 
+def test_under_autocast_a_few_images_meet_the_weights_uncast(monkeypatch):
+    """And are nearer to float32 than autocast is; all else is autocast's."""
+    seen, product = [], torch._addmm_activation
+
+    def spy(bias, x, weight, alpha):
+        seen.append((len(x), weight.dtype))
+        return product(bias, x, weight, alpha=alpha)
+
+    monkeypatch.setattr(torch, "_addmm_activation", spy)
+    linear = nn.Linear(512, 256)
+    model = FusedSequential(linear, nn.ReLU()).eval()
+    for rows in (16, 17):
+        x = torch.randn(rows, 512).bfloat16()
+        exact = linear(x.float()).relu()
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            cast, got = linear(x).relu(), model(x)
+        assert got.dtype == torch.bfloat16
+        error, of_autocast = (got - exact).norm(), (cast - exact).norm()
+        assert error < of_autocast if rows == 16 else torch.equal(got, cast)
+    assert seen == [(16, torch.float32), (17, torch.bfloat16)]
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        model.bfloat16()(x[:1])
+    assert seen[-1] == (1, torch.bfloat16)
+    with pytest.raises(RuntimeError, match="dtype"), torch.no_grad():
+        FusedSequential(nn.Linear(512, 4), nn.ReLU())(x[:1])
+
+
 @pytest.mark.parametrize("inverted", [True, False])
 def test_keyed_dropout(inverted, products):
     dropout = KeyedDropout(0.25, torch.tensor([1, 2]), inverted=inverted)
