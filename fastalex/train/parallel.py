@@ -161,7 +161,8 @@ class Shared(Network):
         gradients = [p.grad for p in whole if p.grad is not None]
         if not gradients:
             return
-        flat = torch.cat([gradient.flatten().float() for gradient in gradients])
+        wide = torch.promote_types(gradients[0].dtype, torch.float32)
+        flat = torch.cat([gradient.flatten().to(wide) for gradient in gradients])
         dist.all_reduce(flat)
         totals = flat.split([gradient.numel() for gradient in gradients])
         for gradient, total in zip(gradients, totals, strict=True):
